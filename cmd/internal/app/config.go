@@ -1,0 +1,196 @@
+package app
+
+import (
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/hxp-enterprise/hxp/internal/queue"
+)
+
+// Config is the whole configuration. Make one with [Load]: its zero value has no models.
+//
+// The config tag is a setting's name in YAML; a dotted chain of names is its path. A secret is
+// never shown.
+type Config struct {
+	Models  map[string]Model `config:"ai_model_services"`
+	VLLM    VLLM             `config:"vllm_integration"`
+	Network Network          `config:"service_network"`
+	// Tenant owns the jobs that the client commands submit.
+	Tenant string `config:"tenant"`
+	NATS   NATS   `config:"nats"`
+	Redis  Redis  `config:"redis"`
+	Queue  Queue  `config:"queue"`
+	Worker Work   `config:"worker"`
+	Log    Log    `config:"log"`
+	HTTP   HTTP   `config:"http"`
+
+	// Notices are what Load has to say about settings that are accepted and have no effect.
+	Notices []string `config:"-"`
+
+	settings []Setting
+}
+
+// Model is one served model.
+type Model struct {
+	// Port is where the model's engine listens.
+	Port                 int     `config:"port"`
+	MemoryLimitGB        float64 `config:"memory_limit_gb"`
+	CPUCores             int     `config:"cpu_cores"`
+	GPUMemoryUtilization float64 `config:"gpu_memory_utilization"`
+	TensorParallelSize   int     `config:"tensor_parallel_size"`
+	// MaxModelLen is the context window in tokens.
+	MaxModelLen         int     `config:"max_model_len"`
+	TargetLatencyMS     float64 `config:"target_latency_ms"`
+	TargetThroughputRPS float64 `config:"target_throughput_rps"`
+	// ModelPath is the model as the engine loads it.
+	ModelPath string `config:"model_path"`
+	// Engine is the URL of a running engine. By default Port on the local address.
+	Engine string `config:"engine"`
+	// ServedName is the name under which the engine serves the model. By default the engine is asked.
+	ServedName string `config:"served_name"`
+	// APIKey is sent to the engine as a bearer token.
+	APIKey string `config:"api_key,secret"`
+	// Slots is how many sequences run at once; 0 for worker.slots.
+	Slots int `config:"slots"`
+}
+
+// VLLM is what the engines are started with and what requests may ask for.
+type VLLM struct {
+	EngineArgs   EngineArgs   `config:"engine_args"`
+	Sampling     Sampling     `config:"sampling_params"`
+	Optimization Optimization `config:"performance_optimization"`
+}
+
+// EngineArgs are the arguments of vllm serve that all models share.
+type EngineArgs struct {
+	TrustRemoteCode     bool `config:"trust_remote_code"`
+	EnforceEager        bool `config:"enforce_eager"`
+	MaxNumBatchedTokens int  `config:"max_num_batched_tokens"`
+	MaxNumSeqs          int  `config:"max_num_seqs"`
+	EnablePrefixCaching bool `config:"enable_prefix_caching"`
+}
+
+// Sampling bounds what a request may ask for.
+type Sampling struct {
+	TemperatureRange Range    `config:"temperature_range"`
+	TopPRange        Range    `config:"top_p_range"`
+	MaxTokensRange   IntRange `config:"max_tokens_range"`
+}
+
+// Optimization holds the values that a model inherits where it has none of its own.
+type Optimization struct {
+	EnableChunkedPrefill bool    `config:"enable_chunked_prefill"`
+	GPUMemoryUtilization float64 `config:"gpu_memory_utilization"`
+	MaxModelLen          int     `config:"max_model_len"`
+}
+
+// Network is where the parts of an installation find each other.
+type Network struct {
+	Internal InternalCommunication `config:"internal_communication"`
+	External ExternalIntegration   `config:"external_integration"`
+	Security SecurityRequirements  `config:"security_requirements"`
+}
+
+// InternalCommunication holds the addresses inside the installation.
+type InternalCommunication struct {
+	// Localhost is the address at which the engines listen.
+	Localhost        string `config:"localhost"`
+	ServiceDiscovery string `config:"service_discovery"`
+}
+
+// ExternalIntegration holds the addresses of the systems around it.
+type ExternalIntegration struct {
+	APIGateway string `config:"api_gateway"`
+	Monitoring string `config:"monitoring"`
+	Metrics    string `config:"metrics"`
+}
+
+// SecurityRequirements are what an HTTP edge has to enforce.
+type SecurityRequirements struct {
+	SSLEnabled             bool `config:"ssl_enabled"`
+	AuthenticationRequired bool `config:"authentication_required"`
+	RateLimiting           bool `config:"rate_limiting"`
+	RequestValidation      bool `config:"request_validation"`
+}
+
+// NATS is how the queue is reached and, for [Up], where it listens.
+type NATS struct {
+	URL      string        `config:"url,secret-url"`
+	Creds    string        `config:"creds"`
+	User     string        `config:"user"`
+	Password string        `config:"password,secret"`
+	CA       string        `config:"ca"`
+	Timeout  time.Duration `config:"timeout"`
+	// Listen is where the server that up embeds listens.
+	Listen string `config:"listen"`
+	// Data is the folder of the server that up embeds; by default ./.hxp, or hxp under XDG_STATE_HOME.
+	Data string `config:"data"`
+}
+
+// Redis is where conversations are kept.
+type Redis struct {
+	// URL of a running Redis. Empty: up starts one of its own.
+	URL string `config:"url,secret-url"`
+}
+
+// Queue bounds what is stored; see [queue.Config], whose fields these are.
+type Queue struct {
+	Replicas         int           `config:"replicas"`
+	Storage          string        `config:"storage"`
+	MaxJobs          int64         `config:"max_jobs"`
+	MaxBytes         Bytes         `config:"max_bytes"`
+	MaxJobsPerTenant int64         `config:"max_jobs_per_tenant"`
+	MaxJobBytes      Bytes         `config:"max_job_bytes"`
+	DuplicateWindow  time.Duration `config:"duplicate_window"`
+	Lease            time.Duration `config:"lease"`
+	EventsMaxAge     time.Duration `config:"events_max_age"`
+	EventsMaxBytes   Bytes         `config:"events_max_bytes"`
+	ResultsMaxAge    time.Duration `config:"results_max_age"`
+	ResultsMaxBytes  Bytes         `config:"results_max_bytes"`
+	DeadMaxAge       time.Duration `config:"dead_max_age"`
+	WorkerTTL        time.Duration `config:"worker_ttl"`
+	CancelTTL        time.Duration `config:"cancel_ttl"`
+}
+
+// Config returns q as package queue takes it.
+func (q Queue) Config() queue.Config {
+	storage := jetstream.FileStorage
+	if q.Storage == "memory" {
+		storage = jetstream.MemoryStorage
+	}
+	return queue.Config{
+		Replicas: q.Replicas, Storage: storage,
+		MaxJobs: q.MaxJobs, MaxBytes: int64(q.MaxBytes), MaxJobsPerTenant: q.MaxJobsPerTenant, MaxJobBytes: int32(q.MaxJobBytes),
+		DuplicateWindow: q.DuplicateWindow, Lease: q.Lease,
+		EventsMaxAge: q.EventsMaxAge, EventsMaxBytes: int64(q.EventsMaxBytes),
+		ResultsMaxAge: q.ResultsMaxAge, ResultsMaxBytes: int64(q.ResultsMaxBytes),
+		DeadMaxAge: q.DeadMaxAge, WorkerTTL: q.WorkerTTL, CancelTTL: q.CancelTTL,
+	}
+}
+
+// Work is how workers work.
+type Work struct {
+	// Slots is how many sequences a worker runs at once, unless its model says otherwise. By default the engine's max_num_seqs.
+	Slots int `config:"slots"`
+	// DrainTimeout, StandardShare, BatchShare and Coalesce may be 0: hand back at once, no guaranteed share, no waiting.
+	DrainTimeout      time.Duration `config:"drain_timeout"`
+	FirstTokenTimeout time.Duration `config:"first_token_timeout"`
+	TokenTimeout      time.Duration `config:"token_timeout"`
+	Attempts          int           `config:"attempts"`
+	Coalesce          time.Duration `config:"coalesce"`
+	StandardShare     float64       `config:"standard_share"`
+	BatchShare        float64       `config:"batch_share"`
+}
+
+// Log is what is written to stderr.
+type Log struct {
+	Level string `config:"level"`
+	// Prompts allows prompts and replies in the log.
+	Prompts bool `config:"prompts"`
+}
+
+// HTTP is the listener for health and metrics.
+type HTTP struct {
+	Listen string `config:"listen"`
+}

@@ -1,0 +1,17 @@
+// Package app is the configuration of hxp and the wiring of its roles: [Up] runs every part in one
+// process, [Worker] and [Sim] run one part each, and [Connect] is how the client commands reach the
+// queue. Nothing here decides anything about a job.
+//
+// # Configuration
+//
+// [Load] lays four layers over one another: the built-in defaults (defaults.yaml, which holds the
+// four models as data), the YAML files, the environment (HXP_ and the path of a setting in upper
+// case with underscores, HXP_WORKER_SLOTS for worker.slots) and the flags. Every fault of all
+// layers is reported at once, with path, value, bound and where it was written; every value knows
+// which layer it came from ([Config.Settings]).
+//
+// # Shutdown
+//
+// What was started first stops last: workers hand back or finish what they run, then the metrics
+// listener, the simulated engines, Redis and NATS stop.
+package app

@@ -1,0 +1,302 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"github.com/hxp-enterprise/hxp/internal/embedded"
+	"github.com/hxp-enterprise/hxp/internal/vllmsim"
+	"github.com/hxp-enterprise/hxp/workers"
+)
+
+// UpOptions are what [Up] is told beside the configuration.
+type UpOptions struct {
+	// Data is the folder for what is stored. By default [DataDir].
+	Data string
+	// Models are the models to serve; all that are configured by default.
+	Models []string
+	// Engines are URLs of running engines by model. A model without one, and without an engine in
+	// the configuration, is simulated.
+	Engines map[string]string
+	// Timing is how fast simulated engines are.
+	Timing Timing
+	// RandomPorts ignores the configured ports and takes free ones.
+	RandomPorts bool
+	// InMemoryRedis starts no redis-server even if there is one.
+	InMemoryRedis bool
+	// Version is shown to people.
+	Version string
+	// Stderr receives progress and the log.
+	Stderr io.Writer
+	// Started is told where everything is, once every simulated model serves.
+	Started func(Running)
+}
+
+// readyWithin is how long [Up] waits for a simulated engine's worker. It takes milliseconds.
+const readyWithin = 30 * time.Second
+
+// up is what [Up] has started so far.
+type up struct {
+	cfg     *Config
+	o       UpOptions
+	p       printer
+	log     zerolog.Logger
+	fail    context.CancelCauseFunc
+	models  []string
+	started stops
+
+	broker   *embedded.NATS
+	redis    *embedded.Redis
+	conn     *Connection
+	leases   *Connection
+	crew     crew
+	http     net.Listener
+	warnings []string
+	running  Running
+}
+
+// Up runs every role in this process until ctx ends: broker, Redis, a simulated engine for each
+// model that has none of its own, and a worker for each model. What it started first it stops last.
+func Up(ctx context.Context, cfg *Config, o UpOptions) (err error) {
+	began := time.Now()
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	u := &up{cfg: cfg, o: o, p: printer{o.Stderr}, log: logger(cfg, o.Stderr), fail: fail}
+	defer func() { err = errors.Join(err, u.started.run()) }()
+	if err := u.choose(); err != nil {
+		return err
+	}
+	u.p.notes("notice", cfg.Notices)
+	for _, step := range []func(context.Context) error{u.startBroker, u.startRedis, u.setUpQueue, u.startEngines, u.startMonitor, u.startWorkers} {
+		if err := step(ctx); err != nil {
+			return u.unless(ctx, err)
+		}
+	}
+	waiting, err := u.awaitReady(ctx)
+	if err != nil {
+		return u.unless(ctx, err)
+	}
+	u.report(time.Since(began), waiting)
+	if o.Started != nil {
+		o.Started(u.running)
+	}
+	select {
+	case <-ctx.Done():
+	case <-u.redisDone():
+		fail(errors.New("redis-server has ended by itself"))
+	}
+	if endedBy(ctx) == nil {
+		u.p.printf("stopping: jobs in flight have %s to finish (again to stop at once)\n", cfg.Worker.DrainTimeout)
+	}
+	return endedBy(ctx)
+}
+
+// unless returns nil instead of err if a start was given up because ctx ended.
+func (u *up) unless(ctx context.Context, err error) error {
+	if ctx.Err() != nil && endedBy(ctx) == nil {
+		return nil
+	}
+	return err
+}
+
+// choose settles which models are served, and on which engines.
+func (u *up) choose() error {
+	u.models = u.cfg.ModelNames()
+	if len(u.o.Models) > 0 {
+		u.models = u.o.Models
+	}
+	for _, m := range slices.Concat(u.models, slices.Sorted(maps.Keys(u.o.Engines))) {
+		if _, ok := u.cfg.Models[m]; !ok {
+			return UnknownModel(u.cfg, m)
+		}
+		if !slices.Contains(u.models, m) {
+			return fmt.Errorf("%w: an engine is given for model %s, which is not among those to serve: %s", ErrUsage, m, strings.Join(u.models, ", "))
+		}
+	}
+	u.running = Running{Engines: map[string]string{}, Workers: map[string]string{}}
+	for _, m := range u.models {
+		if url := u.o.Engines[m]; url != "" {
+			u.running.Engines[m] = url
+		} else if url := u.cfg.Models[m].Engine; url != "" {
+			u.running.Engines[m] = url
+		}
+	}
+	if u.o.Data == "" {
+		u.o.Data = DataDir(u.cfg)
+	}
+	return nil
+}
+
+// address is where a part listens.
+func (u *up) address(configured string) string {
+	if !u.o.RandomPorts {
+		return configured
+	}
+	host, _, _ := net.SplitHostPort(configured) // validate has looked at it
+	return net.JoinHostPort(host, "0")
+}
+
+func (u *up) startBroker(context.Context) error {
+	n, err := embedded.StartNATS(embedded.Config{Dir: u.o.Data, Listen: u.address(u.cfg.NATS.Listen), Logger: u.log})
+	if err != nil {
+		return fmt.Errorf("%w: set nats.listen (--nats-listen) and --data to others, or run hxp worker against that server", err)
+	}
+	u.broker = n
+	u.running.NATS = n.URL()
+	u.started.push(func() error { n.Close(); return nil })
+	return nil
+}
+
+func (u *up) startRedis(ctx context.Context) error {
+	if u.cfg.Redis.URL != "" {
+		u.running.Redis = maskURL(u.cfg.Redis.URL)
+		return nil
+	}
+	r, err := embedded.StartRedis(ctx, embedded.RedisConfig{Dir: u.o.Data, InMemory: u.o.InMemoryRedis, Logger: u.log})
+	if err != nil {
+		return err
+	}
+	u.redis = r
+	u.running.Redis = r.Addr()
+	u.started.push(r.Close)
+	return nil
+}
+
+// redisDone ends when the Redis that was started does; never if there is none.
+func (u *up) redisDone() <-chan struct{} {
+	if u.redis == nil {
+		return nil
+	}
+	return u.redis.Done()
+}
+
+// setUpQueue connects inside the process and declares the queue, within the room there is.
+func (u *up) setUpQueue(ctx context.Context) error {
+	for _, c := range []struct {
+		to   **Connection
+		name string
+	}{{&u.conn, "hxp up"}, {&u.leases, "hxp up, leases"}} {
+		conn := &Connection{closed: make(chan struct{})}
+		nc, err := u.broker.Connect(nats.Name(c.name), nats.MaxReconnects(-1), nats.ClosedHandler(func(*nats.Conn) { close(conn.closed) }))
+		if err != nil {
+			return fmt.Errorf("connect to the embedded NATS: %w", err)
+		}
+		if conn, err = conn.over(nc); err != nil {
+			return err
+		}
+		*c.to = conn
+		u.started.push(func() error { conn.Close(); return nil })
+	}
+	wanted := u.cfg.Queue.Config()
+	fitted := wanted.Fit(len(u.models), u.broker.MaxStore())
+	if fitted.MaxBytes != wanted.MaxBytes {
+		u.warnings = append(u.warnings, fmt.Sprintf("the disk of %s has room for %s: queue.max_bytes is %s for now, not %s, and the other bounds are as much smaller",
+			u.o.Data, Bytes(u.broker.MaxStore()>>20<<20), Bytes(fitted.MaxBytes), Bytes(wanted.MaxBytes)))
+	}
+	warnings, err := ensureQueue(ctx, u.conn, u.models, fitted)
+	u.warnings = append(u.warnings, warnings...)
+	return err
+}
+
+// startEngines starts a simulated engine for every model that has no other.
+func (u *up) startEngines(ctx context.Context) error {
+	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var sims sync.WaitGroup
+	u.started.push(func() error { cancel(); sims.Wait(); return nil })
+	for _, m := range u.models {
+		if u.running.Engines[m] != "" {
+			continue
+		}
+		sim, err := vllmsim.New(u.cfg.simConfig(m, u.o.Timing))
+		if err != nil {
+			return fmt.Errorf("simulated engine of %s: %w", m, err)
+		}
+		address := u.address(fmt.Sprintf("%s:%d", u.cfg.Network.Internal.Localhost, u.cfg.Models[m].Port))
+		l, err := listen(ctx, address, "ai_model_services."+m+".port")
+		if err != nil {
+			return fmt.Errorf("simulated engine of %s: %w; if an engine is running there: --engine %s=http://%s", m, err, m, address)
+		}
+		u.running.Engines[m] = "http://" + l.Addr().String()
+		sims.Go(func() {
+			if err := sim.Run(life, l); err != nil {
+				u.fail(fmt.Errorf("simulated engine of %s: %w", m, err))
+			}
+		})
+	}
+	return nil
+}
+
+// startMonitor hires the workers, which does no I/O, and listens for questions about them.
+func (u *up) startMonitor(ctx context.Context) error {
+	reg := prometheus.NewRegistry()
+	for _, m := range u.models {
+		wc := u.cfg.workerConfig(m, "", u.log, reg, u.leases.NC)
+		if err := u.crew.hire(u.conn, u.cfg, m, u.running.Engines[m], wc); err != nil {
+			return err
+		}
+		u.running.Workers[m] = u.crew.workers[len(u.crew.workers)-1].ID()
+	}
+	l, err := listen(ctx, u.address(u.cfg.HTTP.Listen), "http.listen")
+	if err != nil {
+		return err
+	}
+	u.http = l
+	u.running.HTTP = l.Addr().String()
+	u.started.push(serve(l, monitor(u.crew.workers, reg), u.fail))
+	return nil
+}
+
+func (u *up) startWorkers(ctx context.Context) error {
+	u.crew.start(ctx, func(w *workers.Worker, err error) {
+		switch {
+		case err != nil:
+			u.fail(err)
+		case ctx.Err() == nil:
+			u.p.printf("worker %s has drained on request\n", w.ID())
+		}
+	})
+	u.started.push(u.crew.stop)
+	return nil
+}
+
+// awaitReady waits for the workers of simulated engines, and returns what the other ones wait for.
+func (u *up) awaitReady(ctx context.Context) (waiting []string, err error) {
+	limit := time.NewTimer(readyWithin)
+	defer limit.Stop()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		waiting = waiting[:0]
+		simulated := false
+		for i, w := range u.crew.workers {
+			m := u.models[i]
+			if ok, _ := w.Ready(); !ok {
+
+				simulated = simulated || u.simulates(m)
+				waiting = append(waiting, fmt.Sprintf("%s: %s: %s", m, u.running.Engines[m], w.Info().Reason))
+			}
+		}
+		if !simulated {
+			return waiting, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-limit.C:
+			return nil, fmt.Errorf("not ready after %s: %s", readyWithin, strings.Join(waiting, "; "))
+		case <-tick.C:
+		}
+	}
+}

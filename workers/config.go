@@ -1,0 +1,122 @@
+package workers
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"github.com/hxp-enterprise/hxp/schemas"
+)
+
+// Config tunes a worker. The zero value is ready for use.
+type Config struct {
+	// ID names the worker in the registry, in events and in logs; a subject token. Defaults to the model and a random suffix.
+	ID string
+	// Slots is how many sequences the engine may have in flight. Defaults to 256, vLLM's usual max_num_seqs.
+	Slots int
+	// StandardShare is the part of all starts, between 0 and 0.5, that standard jobs get even when
+	// more urgent ones are waiting. Defaults to 0.1; negative for none.
+	StandardShare float64
+	// BatchShare is the same for batch jobs. Defaults to 0.05; negative for none.
+	BatchShare float64
+	// DrainTimeout is how long jobs in flight may run on after Run's context has ended. Defaults to 30 s; negative hands back at once.
+	DrainTimeout time.Duration
+	// MaxAttempts is how many attempts of a job may fail before it is given up. Defaults to 3.
+	MaxAttempts int
+	// MaxDeliveries bounds the deliveries of a job whose attempts cannot be counted because its events have expired. Defaults to 50.
+	MaxDeliveries int
+	// RetryDelay is the wait after the first failed attempt; it doubles with each. Defaults to 500 ms.
+	RetryDelay time.Duration
+	// MaxRetryDelay bounds that wait. Defaults to 30 s.
+	MaxRetryDelay time.Duration
+	// FirstTokenTimeout is how long the engine may take to the first token before the attempt is aborted and retried. Defaults to 60 s.
+	FirstTokenTimeout time.Duration
+	// TokenTimeout is the same between two tokens. Defaults to 15 s.
+	TokenTimeout time.Duration
+	// Coalesce is how long tokens after the first may wait for company in one event. Defaults to 2 ms; negative for none.
+	Coalesce time.Duration
+	// HealthInterval is the time between two looks at a healthy engine; an ailing one is looked at four times as often. Defaults to 2 s.
+	HealthInterval time.Duration
+	// Heartbeat is the time between two announcements in the worker registry. Defaults to 3 s.
+	Heartbeat time.Duration
+	// Limits are the bounds on requests.
+	Limits Limits
+	// LogPrompts allows prompt and answer text in logs.
+	LogPrompts bool
+	// Logger receives one line for each job's outcome. The zero value is silent.
+	Logger zerolog.Logger
+	// Registry receives the metrics; several workers may share one. nil keeps them on a registry of the worker's own.
+	Registry *prometheus.Registry
+	// LeaseConn renews leases, apart from the connection that carries tokens. nil uses the JetStream context's own.
+	LeaseConn *nats.Conn
+}
+
+// Limits bound what a request may ask for. A zero field sets no bound.
+type Limits struct {
+	// MaxModelLen is the context window in tokens. The engine's own applies as well.
+	MaxModelLen int
+	// Temperature, TopP and MaxTokens are inclusive ranges.
+	Temperature [2]float64
+	TopP        [2]float64
+	MaxTokens   [2]int
+}
+
+func (c Config) withDefaults(model string) Config {
+	c.ID = cmp.Or(c.ID, model+"-"+nats.NewInbox()[len(nats.InboxPrefix):][:8])
+	c.Slots = cmp.Or(c.Slots, 256)
+	c.StandardShare = max(0, cmp.Or(c.StandardShare, 0.1))
+	c.BatchShare = max(0, cmp.Or(c.BatchShare, 0.05))
+	c.DrainTimeout = max(0, cmp.Or(c.DrainTimeout, 30*time.Second))
+	c.MaxAttempts = cmp.Or(c.MaxAttempts, 3)
+	c.MaxDeliveries = cmp.Or(c.MaxDeliveries, 50)
+	c.RetryDelay = cmp.Or(c.RetryDelay, 500*time.Millisecond)
+	c.MaxRetryDelay = cmp.Or(c.MaxRetryDelay, 30*time.Second)
+	c.FirstTokenTimeout = cmp.Or(c.FirstTokenTimeout, time.Minute)
+	c.TokenTimeout = cmp.Or(c.TokenTimeout, 15*time.Second)
+	c.Coalesce = max(0, cmp.Or(c.Coalesce, 2*time.Millisecond))
+	c.HealthInterval = cmp.Or(c.HealthInterval, 2*time.Second)
+	c.Heartbeat = cmp.Or(c.Heartbeat, 3*time.Second)
+	if c.Registry == nil {
+		c.Registry = prometheus.NewRegistry()
+	}
+	return c
+}
+
+func (c Config) validate(model string) error {
+	var errs []error
+	check := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	if err := schemas.CheckToken(model); err != nil {
+		errs = append(errs, fmt.Errorf("model %w", err))
+	}
+	if err := schemas.CheckToken(c.ID); err != nil {
+		errs = append(errs, fmt.Errorf("ID %w", err))
+	}
+	check(c.Slots > 0, "Slots is %d; want at least 1", c.Slots)
+	check(c.StandardShare <= 0.5, "StandardShare is %g; want at most 0.5", c.StandardShare)
+	check(c.BatchShare <= 0.5, "BatchShare is %g; want at most 0.5", c.BatchShare)
+	check(c.MaxAttempts > 0, "MaxAttempts is %d; want at least 1", c.MaxAttempts)
+	check(c.MaxDeliveries >= c.MaxAttempts, "MaxDeliveries is %d; want at least MaxAttempts, %d", c.MaxDeliveries, c.MaxAttempts)
+	for _, d := range []struct {
+		name  string
+		value time.Duration
+	}{
+		{"RetryDelay", c.RetryDelay}, {"MaxRetryDelay", c.MaxRetryDelay}, {"FirstTokenTimeout", c.FirstTokenTimeout},
+		{"TokenTimeout", c.TokenTimeout}, {"HealthInterval", c.HealthInterval}, {"Heartbeat", c.Heartbeat},
+	} {
+		check(d.value > 0, "%s is %s; want above 0", d.name, d.value)
+	}
+	check(c.Limits.MaxModelLen >= 0, "Limits.MaxModelLen is %d; want at least 0", c.Limits.MaxModelLen)
+	check(c.Limits.Temperature[0] <= c.Limits.Temperature[1], "Limits.Temperature is %v; want minimum before maximum", c.Limits.Temperature)
+	check(c.Limits.TopP[0] <= c.Limits.TopP[1], "Limits.TopP is %v; want minimum before maximum", c.Limits.TopP)
+	check(c.Limits.MaxTokens[0] <= c.Limits.MaxTokens[1], "Limits.MaxTokens is %v; want minimum before maximum", c.Limits.MaxTokens)
+	return errors.Join(errs...)
+}

@@ -1,0 +1,72 @@
+package workers
+
+import (
+	"context"
+	"errors"
+	"iter"
+
+	"github.com/hxp-enterprise/hxp/schemas"
+	"github.com/hxp-enterprise/hxp/schemas/openai"
+)
+
+// ErrUnsupported is returned by an [Engine] that lacks an optional ability.
+var ErrUnsupported = errors.New("not supported by this engine")
+
+// Request is one admitted generation.
+type Request struct {
+	// ID is the job's id; the engine uses it as its own request id.
+	ID string
+	// Attempt is the delivery, from 1.
+	Attempt  int
+	Endpoint schemas.Endpoint
+	// Body is the OpenAI request. The engine replaces what belongs to the transport (model, stream,
+	// stream_options, return_token_ids) and passes everything else on byte for byte.
+	Body  []byte
+	Class schemas.Class
+}
+
+// Delta is what the engine produced since the last Delta. Its slices are valid until the iterator
+// is advanced.
+type Delta struct {
+	// Choices is a sequence of JSON choice objects, as the engine sent them, separated by commas and without brackets. Empty if this Delta carries none.
+	Choices []byte
+	// Parts is the parsed view of Choices, one for each object.
+	Parts []openai.Choice
+	// Tokens is how many tokens the Delta holds: counted by token ids where the engine returns them, otherwise one for each choice with text.
+	Tokens int
+	// PromptTokens are the prompt's token ids: on the first Delta of engines that return them.
+	PromptTokens []int
+	// Usage is the engine's own count, on the last Delta.
+	Usage *schemas.Usage
+}
+
+// Health is what an engine says about itself.
+type Health struct {
+	// Model is the name under which the engine serves its model.
+	Model string
+	// MaxModelLen is the context window in tokens; 0 if the engine does not say.
+	MaxModelLen int
+	// Version is the engine's version; "" if it does not say.
+	Version string
+	// Simulated is set when the engine is hxp's own simulator.
+	Simulated bool
+	// Missing lists, in words, what the engine cannot do and what is lost by that.
+	Missing []string
+}
+
+// Engine turns an admitted request into deltas. Its methods are safe for concurrent use.
+//
+// Errors are [*schemas.Error]; Retryable says whether another attempt, here or elsewhere, may succeed.
+type Engine interface {
+	// Generate yields deltas in order until the reply is complete. It yields at most one non-nil
+	// error, and yields it last. Breaking out of the loop, or cancelling ctx, aborts the generation
+	// in the engine.
+	Generate(ctx context.Context, req *Request) iter.Seq2[Delta, error]
+	// CountTokens returns the length of the request's prompt in tokens, by the engine's own
+	// tokenizer and chat template, or [ErrUnsupported].
+	CountTokens(ctx context.Context, endpoint schemas.Endpoint, body []byte) (int, error)
+	// Health asks the engine what it is and whether it can generate.
+	Health(ctx context.Context) (Health, error)
+	// String names the engine in logs and in the worker registry: its URL.
+	String() string
+}

@@ -1,0 +1,192 @@
+package workers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+	"unicode/utf8"
+
+	"github.com/hxp-enterprise/hxp/internal/queue"
+	"github.com/hxp-enterprise/hxp/schemas"
+)
+
+// finishTimeout bounds the broker calls that end a job.
+const finishTimeout = 10 * time.Second
+
+// conclude turns the end of an attempt into the end of the job, or into another attempt. err is nil
+// for a complete reply; what is returned is for settle.
+func (w *Worker) conclude(ctx context.Context, r *run, err error) error {
+	// The job's own context may have ended: that is why we are here.
+	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), finishTimeout)
+	defer stop()
+	switch {
+	case err == nil:
+		return w.finish(ctx, r, schemas.StatusCompleted, nil)
+	case errors.Is(err, errCancelled):
+		w.observeCancel(r, r.phase())
+		return w.finish(ctx, r, schemas.StatusCancelled, schemas.Errorf(schemas.CodeCancelled, "cancelled in %s", r.phase()))
+	case errors.Is(err, errExpired):
+		return w.finish(ctx, r, schemas.StatusExpired, schemas.Errorf(schemas.CodeDeadlineExceeded,
+			"the deadline %s passed in %s", r.job.Deadline.UTC().Format(time.RFC3339Nano), r.phase()))
+	case errors.Is(err, ErrLeaseLost):
+		r.out.drop()
+		return err
+	case errors.Is(err, ErrStopping):
+		return w.interrupt(r, err, &schemas.Event{Kind: schemas.Interrupted, Handback: true,
+			Error: schemas.Errorf(schemas.CodeEngineUnavailable, "worker %s is stopping", w.cfg.ID)})
+	}
+	reason := schemas.AsError(err)
+	if errors.Is(err, ErrStalled) {
+		reason = schemas.Errorf(schemas.CodeEngineUnavailable, "%v", err)
+	}
+	if reason.Code == schemas.CodeEngineUnavailable && reason.Retryable {
+		w.doubt(reason)
+	}
+	switch {
+	case reason.Code == schemas.CodeMaxAttempts:
+		return w.giveUp(ctx, r, reason)
+	case !reason.Retryable:
+		return w.finish(ctx, r, schemas.StatusFailed, reason)
+	case !r.opened:
+		return err // nobody has been told of this attempt
+	case errors.Is(err, ErrNotReceived):
+		return w.interrupt(r, err, &schemas.Event{Kind: schemas.Interrupted, Handback: true, Error: reason})
+	case r.job.OnInterrupt == schemas.FailOnInterrupt && r.decoding.Load():
+		return w.finish(ctx, r, schemas.StatusFailed, reason)
+	}
+	if err := w.interrupt(r, nil, &schemas.Event{Kind: schemas.Interrupted, Error: reason}); err != nil {
+		return err
+	}
+	r.history.failed = append(r.history.failed, schemas.Attempt{Attempt: r.attempt, Worker: w.cfg.ID, Error: reason})
+	if out := w.outOfAttempts(r); out != nil {
+		return w.giveUp(ctx, r, schemas.AsError(out))
+	}
+	return err
+}
+
+// interrupt closes an attempt that was opened and returns err, or the error of saying so.
+func (w *Worker) interrupt(r *run, err error, e *schemas.Event) error {
+	if !r.opened {
+		return err
+	}
+	if said := r.out.event(e); said != nil {
+		return said
+	}
+	return err
+}
+
+// giveUp ends a job that may not be tried again: the dead letter first, so that nothing is lost if
+// this worker dies before it has said the rest.
+func (w *Worker) giveUp(ctx context.Context, r *run, reason *schemas.Error) error {
+	if err := w.bury(ctx, r, reason); err != nil {
+		return err
+	}
+	if err := w.finish(ctx, r, schemas.StatusFailed, reason); err != nil {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrDiscard, reason)
+}
+
+func (w *Worker) bury(ctx context.Context, r *run, reason *schemas.Error) error {
+	d := &schemas.DeadLetter{
+		ID: r.job.ID, Model: w.model, Tenant: r.job.Tenant, Subject: r.msg.Subject(),
+		Reason: reason, Attempts: r.history.failed, Time: time.Now().UTC(),
+	}
+	if d.Attempts == nil {
+		d.Attempts = []schemas.Attempt{}
+	}
+	if data := r.msg.Data(); utf8.Valid(data) {
+		d.Payload = string(data)
+	} else {
+		d.PayloadBase64 = data
+	}
+	if err := queue.PutDeadLetter(ctx, w.js, d); err != nil {
+		return fmt.Errorf("store the dead letter of job %s: %w", r.job.ID, err)
+	}
+	w.metrics.deadLetter(reason.Code)
+	return nil
+}
+
+// finish stores the Result, tells the readers, and accounts for the job. If another writer was
+// first, the job is theirs and nothing is said.
+func (w *Worker) finish(ctx context.Context, r *run, status schemas.Status, reason *schemas.Error) error {
+	result, err := w.result(r, status, reason)
+	if err != nil {
+		return err
+	}
+	if status == schemas.StatusCompleted && r.job.Stream && result.Usage != nil {
+		if err := r.out.event(&schemas.Event{Kind: schemas.UsageKind, Usage: result.Usage}); err != nil {
+			return err
+		}
+	}
+	result.LastSeq = r.out.next()
+	err = queue.PutResult(ctx, w.js, result)
+	if schemas.ErrorCode(err) == schemas.CodePayloadTooLarge {
+		// The answer does not fit a message. Its deltas may have been read, but there is no complete record of it.
+		result.Status, result.Text, result.Choices = schemas.StatusFailed, "", nil
+		result.Error = schemas.Errorf(schemas.CodePayloadTooLarge, "the result is too large to store: %v", err)
+		err = queue.PutResult(ctx, w.js, result)
+	}
+	outcome := string(result.Status)
+	switch {
+	case errors.Is(err, queue.ErrResultExists):
+		r.out.drop()
+		outcome = "superseded"
+	case err != nil:
+		return fmt.Errorf("store the result of job %s: %w", r.job.ID, err)
+	default:
+		if err := r.out.event(terminalEvent(result)); err != nil {
+			return err
+		}
+		w.metrics.class[r.class].tokens(result.Usage)
+	}
+	w.metrics.class[r.class].outcome(outcome)
+	w.metrics.class[r.class].duration.Observe(time.Since(r.meta.Timestamp).Seconds())
+	w.logOutcome(r, result, outcome)
+	return nil
+}
+
+func (w *Worker) result(r *run, status schemas.Status, reason *schemas.Error) (*schemas.Result, error) {
+	now := time.Now()
+	r.timings.Total = ms(now.Sub(r.meta.Timestamp))
+	result := &schemas.Result{
+		ID: r.job.ID, Model: w.model, Class: r.class, Tenant: r.job.Tenant, Endpoint: r.job.Endpoint,
+		Status: status, Timings: r.timings, Attempts: r.attempt, Worker: w.cfg.ID, Error: reason,
+		Metadata: r.job.Metadata, Created: r.meta.Timestamp.UTC(), Finished: now.UTC(),
+	}
+	if !r.job.Endpoint.Valid() {
+		result.Endpoint = "" // the job did not decode so far
+	}
+	if r.answer == nil {
+		return result, nil
+	}
+	var err error
+	if result.Choices, err = r.answer.choices(); err != nil {
+		return nil, fmt.Errorf("assemble the result of job %s: %w", r.job.ID, err)
+	}
+	result.Text = r.answer.text()
+	if result.Usage = r.usage; result.Usage == nil {
+		result.Usage = r.answer.usage()
+	}
+	return result, nil
+}
+
+func terminalEvent(r *schemas.Result) *schemas.Event {
+	return &schemas.Event{Kind: r.Status.Kind(), Usage: r.Usage, Timings: &r.Timings, Error: r.Error}
+}
+
+func (w *Worker) logOutcome(r *run, result *schemas.Result, outcome string) {
+	e := w.log.Info().Str("job", r.job.ID).Str("tenant", r.job.Tenant).Str("class", string(r.class)).Int("attempt", r.attempt).
+		Str("outcome", outcome).Float64("queue_ms", result.Timings.Queue).Float64("ttft_ms", result.Timings.TTFT).Float64("total_ms", result.Timings.Total)
+	if u := result.Usage; u != nil {
+		e = e.Int("prompt_tokens", u.PromptTokens).Int("completion_tokens", u.CompletionTokens)
+	}
+	if result.Error != nil {
+		e = e.Str("code", string(result.Error.Code)).Str("error", result.Error.Message)
+	}
+	if w.cfg.LogPrompts {
+		e = e.Bytes("body", r.job.Body).Str("text", result.Text)
+	}
+	e.Msg("job ended")
+}

@@ -1,0 +1,61 @@
+package workers
+
+import (
+	"encoding/json"
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/hxp-enterprise/hxp/schemas"
+)
+
+// Check is one line of /readyz.
+type Check struct {
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail,omitempty"`
+}
+
+// Ready says whether the worker takes jobs, check by check.
+func (w *Worker) Ready() (bool, map[string]Check) {
+	info := w.Info()
+	checks := map[string]Check{
+		"queue":  {OK: w.nc.IsConnected(), Detail: w.nc.Status().String()},
+		"engine": {OK: info.State == schemas.WorkerReady || info.State == schemas.WorkerDraining && info.Reason == "", Detail: info.Reason},
+		"pull":   {OK: info.State != schemas.WorkerDraining, Detail: string(info.State)},
+	}
+	for _, c := range checks {
+		if !c.OK {
+			return false, checks
+		}
+	}
+	return true, checks
+}
+
+func (w *Worker) routes() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /livez", func(rw http.ResponseWriter, _ *http.Request) {
+		writeJSON(rw, http.StatusOK, map[string]bool{"ok": true})
+	})
+	mux.HandleFunc("GET /readyz", func(rw http.ResponseWriter, _ *http.Request) {
+		ok, checks := w.Ready()
+		status := http.StatusOK
+		if !ok {
+			status = http.StatusServiceUnavailable
+		}
+		writeJSON(rw, status, struct {
+			OK     bool             `json:"ok"`
+			Worker string           `json:"worker"`
+			Model  string           `json:"model"`
+			Checks map[string]Check `json:"checks"`
+		}{ok, w.cfg.ID, w.model, checks})
+	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(w.cfg.Registry, promhttp.HandlerOpts{}))
+	return mux
+}
+
+func writeJSON(rw http.ResponseWriter, status int, v any) {
+	rw.Header().Set("Content-Type", "application/json")
+	rw.WriteHeader(status)
+	// The client has gone if this fails, and there is nobody left to tell.
+	_ = json.NewEncoder(rw).Encode(v)
+}

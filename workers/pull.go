@@ -1,0 +1,243 @@
+package workers
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/hxp-enterprise/hxp/schemas"
+)
+
+// pullExpiry is how long an idle pull waits at the broker before it is made anew; pullHeartbeat is
+// how often the broker shows that it still has it. A pull that was lost, by a change of leader for
+// one, is noticed after two heartbeats.
+const (
+	pullExpiry    = 10 * time.Second
+	pullHeartbeat = time.Second
+)
+
+// puller takes jobs off the queue: in bulk while there are some, and with one waiting pull for
+// each class while there are none. The waiting pulls are withdrawn when the last slot goes, so that
+// a busy worker does not catch jobs that an idle one could start.
+type puller struct {
+	w         *Worker
+	consumers map[schemas.Class]jetstream.Consumer
+	start     func(schemas.Class, jetstream.Msg)
+	credit    map[schemas.Class]float64
+	wake      chan struct{} // a waiting pull brought more than it can handle
+
+	mu      sync.Mutex
+	changed *sync.Cond
+	waiting bool // the waiting pulls should be out
+	stopped bool
+	out     map[schemas.Class]jetstream.MessagesContext
+}
+
+func newPuller(w *Worker, consumers map[schemas.Class]jetstream.Consumer, start func(schemas.Class, jetstream.Msg)) *puller {
+	p := &puller{
+		w: w, consumers: consumers, start: start,
+		credit: make(map[schemas.Class]float64),
+		wake:   make(chan struct{}, 1),
+		out:    make(map[schemas.Class]jetstream.MessagesContext),
+	}
+	p.changed = sync.NewCond(&p.mu)
+	return p
+}
+
+// run pulls until ctx ends. Every job that the broker handed out has been started or handed back when it returns.
+func (p *puller) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	for _, class := range schemas.Classes() {
+		wg.Go(func() { p.wait(ctx, class) })
+	}
+	defer wg.Wait()
+	defer p.setWaiting(false, true)
+	keep := 0 // slots that the waiting pulls may fill
+	for ctx.Err() == nil {
+		open, changed := p.w.gate.state()
+		if !open || p.w.slots.free() == 0 {
+			p.setWaiting(false, false)
+			keep = 0
+			select {
+			case <-ctx.Done():
+			case <-changed:
+			case <-p.w.slots.freed:
+			}
+			continue
+		}
+		n := p.w.slots.reserve(keep)
+		if n > 0 && p.fetch(ctx, n) == n {
+			continue
+		}
+		p.setWaiting(true, false)
+		keep = len(schemas.Classes())
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		case <-p.wake:
+		}
+	}
+}
+
+// setWaiting puts the waiting pulls out or withdraws them. Jobs that are on their way while they are
+// withdrawn still come, to be started or handed back.
+func (p *puller) setWaiting(waiting, stopped bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.waiting, p.stopped = waiting && !p.stopped, p.stopped || stopped
+	waiting = p.waiting
+	if !waiting {
+		for _, pull := range p.out {
+			pull.Drain()
+		}
+	}
+	p.changed.Broadcast()
+}
+
+// fetch fills up to free reserved slots with jobs that are already queued, gives the others back,
+// and returns how many it filled.
+func (p *puller) fetch(ctx context.Context, free int) int {
+	got := 0
+	defer func() { p.w.slots.give(free - got) }()
+	for _, share := range p.order(free) {
+		want := min(share.n, free-got)
+		if want == 0 || ctx.Err() != nil {
+			continue
+		}
+		batch, err := p.consumers[share.class].FetchNoWait(want)
+		n := 0
+		if err == nil {
+			for msg := range batch.Messages() {
+				n++
+				p.start(share.class, msg)
+			}
+			err = batch.Error()
+		}
+		p.pullFault(ctx, share.class, err)
+		p.account(share.class, n)
+		got += n
+	}
+	return got
+}
+
+type share struct {
+	class schemas.Class
+	n     int
+}
+
+// order says which classes to ask, in turn, and for how many jobs: first the classes that have
+// earned a start by their share, then all of them by urgency.
+func (p *puller) order(free int) []share {
+	order := make([]share, 0, 5)
+	for _, c := range []schemas.Class{schemas.Standard, schemas.Batch} {
+		if n := int(p.credit[c]); n > 0 {
+			order = append(order, share{c, n})
+		}
+	}
+	for _, c := range schemas.Classes() {
+		order = append(order, share{c, free})
+	}
+	return order
+}
+
+// account books n starts of a class: it pays for them, and the less urgent classes earn their share of them.
+// A class earns at most one start ahead, so that a quiet one does not come back with a burst.
+func (p *puller) account(class schemas.Class, n int) {
+	if n == 0 {
+		return
+	}
+	p.credit[class] = max(0, p.credit[class]-float64(n))
+	earn := func(c schemas.Class, part float64) {
+		p.credit[c] = min(max(1, float64(n)*part), p.credit[c]+float64(n)*part)
+	}
+	switch class {
+	case schemas.Interactive:
+		earn(schemas.Standard, p.w.cfg.StandardShare)
+		earn(schemas.Batch, p.w.cfg.BatchShare)
+	case schemas.Standard:
+		earn(schemas.Batch, p.w.cfg.BatchShare)
+	}
+}
+
+// wait keeps one pull for one job at the broker while the worker is idle.
+func (p *puller) wait(ctx context.Context, class schemas.Class) {
+	for p.awaitIdle() {
+		pull, err := p.consumers[class].Messages(jetstream.PullMaxMessages(1),
+			jetstream.PullExpiry(pullExpiry), jetstream.PullHeartbeat(pullHeartbeat))
+		if err != nil {
+			p.pullFault(ctx, class, err)
+			continue
+		}
+		p.mu.Lock()
+		p.out[class] = pull
+		if !p.waiting {
+			pull.Drain()
+		}
+		p.mu.Unlock()
+		for {
+			msg, err := pull.Next()
+			if errors.Is(err, jetstream.ErrMsgIteratorClosed) {
+				break
+			}
+			if err != nil {
+				p.pullFault(ctx, class, err)
+				continue
+			}
+			p.offer(ctx, class, msg)
+		}
+		p.mu.Lock()
+		delete(p.out, class)
+		p.mu.Unlock()
+	}
+}
+
+// awaitIdle blocks until waiting pulls are wanted and reports false once the puller has stopped.
+func (p *puller) awaitIdle() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for !p.waiting && !p.stopped {
+		p.changed.Wait()
+	}
+	return !p.stopped
+}
+
+// offer starts a job that a waiting pull brought, or hands it back at once if the last slot has just gone.
+func (p *puller) offer(ctx context.Context, class schemas.Class, msg jetstream.Msg) {
+	if open, _ := p.w.gate.state(); ctx.Err() != nil || !open || !p.w.slots.try() {
+		p.setWaiting(false, false)
+		p.w.fault(msg.Nak(), "hand back a job that came too late")
+		p.nudge()
+		return
+	}
+	p.start(class, msg)
+	// The pull goes on with the next job by itself. Many at once are better fetched in bulk, and a
+	// worker without a free slot withdraws its pulls.
+	if meta, err := msg.Metadata(); err == nil && meta.NumPending == 0 && p.w.slots.free() > 0 {
+		return
+	}
+	p.nudge()
+}
+
+// nudge has run look at the queue and the slots again.
+func (p *puller) nudge() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// pullFault waits a little after a pull that failed, so that a broker in trouble is not hammered.
+func (p *puller) pullFault(ctx context.Context, class schemas.Class, err error) {
+	if err == nil || ctx.Err() != nil || errors.Is(err, nats.ErrTimeout) || errors.Is(err, jetstream.ErrNoMessages) {
+		return
+	}
+	p.w.log.Warn().Err(err).Str("class", string(class)).Msg("pull failed")
+	select {
+	case <-ctx.Done():
+	case <-time.After(250 * time.Millisecond):
+	}
+}

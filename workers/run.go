@@ -1,0 +1,91 @@
+package workers
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/hxp-enterprise/hxp/schemas"
+)
+
+// run is one delivery of a job while this worker holds it.
+type run struct {
+	w        *Worker
+	msg      jetstream.Msg
+	meta     *jetstream.MsgMetadata
+	class    schemas.Class
+	job      *schemas.Job
+	attempt  int
+	received time.Time
+	cancel   context.CancelCauseFunc
+	ended    chan struct{} // closed when the run has been settled
+
+	progress  atomic.Int64 // when the engine last got on, as time since received
+	decoding  atomic.Bool  // the first token has come
+	prefilled atomic.Bool  // the engine has the request
+	aborted   atomic.Int64 // when a cancel was asked for, as time since received; 0 if none was
+
+	out     *stream // where its events go
+	history history // what earlier attempts left in the record
+	answer  *answer // the text so far
+	timings schemas.Timings
+	usage   *schemas.Usage
+	extra   int  // slots taken beyond the first
+	opened  bool // its opening event is out
+}
+
+// touch notes that the engine got on.
+func (r *run) touch() { r.progress.Store(int64(time.Since(r.received))) }
+
+// silence returns for how long the engine has been silent and for how long it may be.
+func (r *run) silence(now time.Time) (silent, bound time.Duration) {
+	bound = r.w.cfg.FirstTokenTimeout
+	if r.decoding.Load() {
+		bound = r.w.cfg.TokenTimeout
+	}
+	return now.Sub(r.received) - time.Duration(r.progress.Load()), bound
+}
+
+// phase says how far the job has come.
+func (r *run) phase() schemas.Phase {
+	switch {
+	case r.decoding.Load():
+		return schemas.PhaseDecode
+	case r.prefilled.Load():
+		return schemas.PhasePrefill
+	default:
+		return schemas.PhaseQueued
+	}
+}
+
+func runKey(tenant, job string) string { return tenant + "." + job }
+
+// register makes the run known under its job's id, for cancels. If another run of the same job is
+// here already, it is returned instead.
+func (w *Worker) register(r *run) *run {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	key := runKey(r.job.Tenant, r.job.ID)
+	if other := w.running[key]; other != nil {
+		return other
+	}
+	w.running[key] = r
+	return nil
+}
+
+func (w *Worker) unregister(r *run) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	key := runKey(r.job.Tenant, r.job.ID)
+	if w.running[key] == r {
+		delete(w.running, key)
+	}
+}
+
+func (w *Worker) lookup(tenant, job string) *run {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.running[runKey(tenant, job)]
+}

@@ -1,0 +1,199 @@
+package workers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+
+	"github.com/hxp-enterprise/hxp/internal/queue"
+	"github.com/hxp-enterprise/hxp/schemas"
+)
+
+// Causes for which the context of a job in flight is cancelled.
+var (
+	// ErrStopping hands a job back because the worker was asked to stop. Not a failure.
+	ErrStopping = errors.New("the worker is stopping")
+	// ErrStalled aborts an attempt in which the engine made no progress. Retried.
+	ErrStalled = errors.New("the engine made no progress")
+	// ErrLeaseLost abandons a job that may have been given to another worker.
+	ErrLeaseLost = errors.New("the lease on the job was lost")
+	// ErrDiscard ends the deliveries of a message that can never be answered otherwise.
+	ErrDiscard = errors.New("the job was given up")
+
+	errCancelled = errors.New("the job was cancelled")
+	errExpired   = errors.New("the job's deadline has passed")
+)
+
+// Worker runs the jobs of one model on one engine.
+type Worker struct {
+	js      jetstream.JetStream
+	nc      *nats.Conn
+	model   string
+	engine  Engine
+	cfg     Config
+	log     zerolog.Logger
+	metrics *metrics
+	slots   *slots
+	gate    *gate
+	leases  *leases
+	suspect chan struct{} // asks for a look at the engine now
+	started time.Time
+
+	mu       sync.Mutex
+	running  map[string]*run // by tenant and job id
+	health   Health
+	draining bool
+	drain    context.CancelFunc // stops the pulling; set while Run runs
+}
+
+// New returns a worker for a declared model. It does no I/O. js's connection carries pulls and
+// tokens; the worker closes neither it nor the engine.
+func New(js jetstream.JetStream, model string, engine Engine, cfg Config) (*Worker, error) {
+	cfg = cfg.withDefaults(model)
+	if err := cfg.validate(model); err != nil {
+		return nil, fmt.Errorf("worker for %q: %w", model, err)
+	}
+	if cfg.LeaseConn == nil {
+		cfg.LeaseConn = js.Conn()
+	}
+	m, err := newMetrics(cfg.Registry, model)
+	if err != nil {
+		return nil, fmt.Errorf("worker for %q: %w", model, err)
+	}
+	w := &Worker{
+		js: js, nc: js.Conn(), model: model, engine: engine, cfg: cfg, metrics: m,
+		log:     cfg.Logger.With().Str("model", model).Str("worker", cfg.ID).Logger(),
+		slots:   newSlots(cfg.Slots),
+		gate:    newGate("the engine has not answered yet"),
+		suspect: make(chan struct{}, 1),
+		running: make(map[string]*run),
+		started: time.Now(),
+	}
+	w.leases = newLeases(w)
+	m.slots.Set(float64(cfg.Slots))
+	return w, nil
+}
+
+// ID returns the worker's name.
+func (w *Worker) ID() string { return w.cfg.ID }
+
+// Run pulls and runs jobs until ctx ends, drains as [Config.DrainTimeout] says, and returns nil. It
+// returns an error if the model's queue is not there or the broker refuses what it needs.
+func (w *Worker) Run(ctx context.Context) error {
+	consumers, err := queue.Consumers(ctx, w.js, w.model)
+	if err != nil {
+		return fmt.Errorf("worker for %s: %w", w.model, err)
+	}
+	info := consumers[schemas.Interactive].CachedInfo()
+	w.leases.term = info.Config.AckWait
+
+	pulling, stopPulling := context.WithCancel(ctx)
+	defer stopPulling()
+	// Jobs outlive ctx: they end by themselves, or with a cause.
+	jobs, stopJobs := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer stopJobs(ErrStopping)
+	unhook := context.AfterFunc(pulling, func() {
+		w.setDraining(true)
+		time.AfterFunc(w.cfg.DrainTimeout, func() { stopJobs(ErrStopping) })
+	})
+	defer unhook()
+	// What watches over the jobs outlives them.
+	watch, stopWatch := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWatch()
+
+	w.mu.Lock()
+	w.drain = stopPulling
+	w.mu.Unlock()
+
+	var watchers, inFlight sync.WaitGroup
+	p := newPuller(w, consumers, func(class schemas.Class, msg jetstream.Msg) {
+		inFlight.Go(func() { w.handle(jobs, class, msg) })
+	})
+	cancels, err := w.nc.Subscribe(schemas.AllCancels, w.onCancel)
+	if err != nil {
+		return fmt.Errorf("worker for %s: listen for cancels: %w", w.model, err)
+	}
+	service, err := w.announceService()
+	if err != nil {
+		return errors.Join(fmt.Errorf("worker for %s: %w", w.model, err), cancels.Unsubscribe())
+	}
+
+	watchers.Go(func() { w.leases.run(watch) })
+	watchers.Go(func() { w.watchEngine(watch) })
+	watchers.Go(func() { w.heartbeat(watch) })
+	p.run(pulling)
+	inFlight.Wait()
+
+	stopWatch()
+	watchers.Wait()
+	return errors.Join(w.withdraw(service), cancels.Unsubscribe(), w.flush())
+}
+
+// flush waits until the broker has what the worker sent last: settlements and terminal events.
+func (w *Worker) flush() error {
+	if !w.nc.IsConnected() {
+		return nil // nothing more can be said; unsettled jobs come back after one lease
+	}
+	if err := w.nc.FlushTimeout(2 * time.Second); err != nil {
+		return fmt.Errorf("worker %s: flush: %w", w.cfg.ID, err)
+	}
+	return nil
+}
+
+func (w *Worker) setDraining(on bool) {
+	w.mu.Lock()
+	w.draining = on
+	w.mu.Unlock()
+}
+
+// fault reports an error that has no caller to go to: the message concerned comes back after one lease.
+func (w *Worker) fault(err error, doing string) {
+	if err != nil {
+		w.log.Warn().Err(err).Str("doing", doing).Msg("broker call failed")
+	}
+}
+
+// Info returns the worker's registry entry as of now.
+func (w *Worker) Info() schemas.WorkerInfo {
+	w.mu.Lock()
+	h, draining := w.health, w.draining
+	w.mu.Unlock()
+	open, _ := w.gate.state()
+	info := schemas.WorkerInfo{
+		ID: w.cfg.ID, Model: w.model, State: schemas.WorkerReady, Reason: w.gate.why(),
+		Slots: w.cfg.Slots, Busy: w.slots.inUse(),
+		Engine: w.engine.String(), Version: h.Version, Simulated: h.Simulated,
+		PID: os.Getpid(), Started: w.started.UTC(), Updated: time.Now().UTC(),
+	}
+	info.Host, _ = os.Hostname() // a registry entry without it is still of use
+	switch {
+	case draining:
+		info.State = schemas.WorkerDraining
+	case !open && h.Model == "":
+		info.State = schemas.WorkerStarting
+	case !open:
+		info.State = schemas.WorkerDown
+	}
+	return info
+}
+
+// Handler serves /livez, /readyz and /metrics.
+func (w *Worker) Handler() http.Handler { return w.routes() }
+
+// jobNamespace makes ids for jobs that bring none. A random UUID, fixed for ever.
+var jobNamespace = uuid.MustParse("6f1de1a2-6f0b-4c55-9d0b-0c8f1a6f7f52")
+
+// fallbackID names a job by its place in the stream: the same on every delivery, and another one
+// should the stream be made anew and count from one again.
+func fallbackID(meta *jetstream.MsgMetadata) string {
+	return uuid.NewSHA1(jobNamespace, fmt.Appendf(nil, "%s/%d/%d", meta.Stream, meta.Sequence.Stream, meta.Timestamp.UnixNano())).String()
+}
