@@ -51,7 +51,10 @@ func TestEventsEndsWithItsContext(t *testing.T) {
 func TestOneReaderAtATime(t *testing.T) {
 	t.Parallel()
 	x := newScene(t, producer.Config{})
-	for range x.s.Events(t.Context()) {
+	for _, err := range x.s.Events(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
 		if _, err := read(t, x.s); !errors.Is(err, producer.ErrBusy) {
 			t.Errorf("second reader = %v, want ErrBusy", err)
 		}

@@ -95,6 +95,7 @@ func TestSubmittedMessageIsVerbatim(t *testing.T) {
 	}
 }
 
+//nolint:tparallel // The cases need the queue as it is at this moment.
 func TestSubmitRefusals(t *testing.T) {
 	t.Parallel()
 	cfg := small()

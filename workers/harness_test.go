@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 
 // broker is a nats-server of the test's own.
 type broker struct {
-	t    *testing.T
+	t    testing.TB
 	opts *server.Options
 	cfg  queue.Config
 	srv  *server.Server
@@ -53,18 +53,18 @@ type broker struct {
 }
 
 // newBroker starts a broker without a port.
-func newBroker(t *testing.T, cfg queue.Config) *broker {
+func newBroker(t testing.TB, cfg queue.Config) *broker {
 	t.Helper()
 	return startBroker(t, cfg, &server.Options{DontListen: true})
 }
 
 // newBrokerOnPort starts a broker that can be restarted.
-func newBrokerOnPort(t *testing.T, cfg queue.Config) *broker {
+func newBrokerOnPort(t testing.TB, cfg queue.Config) *broker {
 	t.Helper()
 	return startBroker(t, cfg, &server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT})
 }
 
-func startBroker(t *testing.T, cfg queue.Config, opts *server.Options) *broker {
+func startBroker(t testing.TB, cfg queue.Config, opts *server.Options) *broker {
 	t.Helper()
 	opts.ServerName, opts.JetStream, opts.StoreDir, opts.NoSigs, opts.NoLog = "test", true, t.TempDir(), true, true
 	opts.JetStreamMaxMemory, opts.JetStreamMaxStore = 64<<20, 16<<30
@@ -205,7 +205,7 @@ func (b *broker) listen(subject string) *listener {
 }
 
 type listener struct {
-	t  *testing.T
+	t  testing.TB
 	ch chan *nats.Msg
 }
 
@@ -269,7 +269,7 @@ func kinds(events []schemas.Event) string {
 
 func openaiText(e schemas.Event) (string, error) { return openai.Text(e.Choices) }
 
-func textOf(t *testing.T, events []schemas.Event) string {
+func textOf(t testing.TB, events []schemas.Event) string {
 	t.Helper()
 	var text strings.Builder
 	for _, e := range events {
@@ -346,7 +346,7 @@ func (b *broker) deadLetters(n int) []schemas.DeadLetter {
 	return letters
 }
 
-func waitFor(t *testing.T, what string, cond func() bool) {
+func waitFor(t testing.TB, what string, cond func() bool) {
 	t.Helper()
 	deadline := time.After(20 * time.Second)
 	tick := time.NewTicker(2 * time.Millisecond)

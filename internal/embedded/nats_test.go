@@ -113,6 +113,7 @@ func TestNATSListens(t *testing.T) {
 	}
 }
 
+//nolint:tparallel // The cases use what this function closes when it returns.
 func TestNATSRefuses(t *testing.T) {
 	t.Parallel()
 	taken, err := net.Listen("tcp", anyPort)

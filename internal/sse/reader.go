@@ -154,7 +154,7 @@ func lineEnd(b []byte) int {
 
 // ended says how the stream ended, when what is left holds no further line.
 func (r *Reader) ended() error {
-	if r.readErr != io.EOF {
+	if !errors.Is(r.readErr, io.EOF) {
 		return r.readErr
 	}
 	if r.inEvent || r.start < r.end {

@@ -238,7 +238,7 @@ func TestUnfinishedCharactersWait(t *testing.T) {
 	// A reply that ends inside one never shows it.
 	at := slices.IndexFunc(res.choices[0].TokenIDs, func(id int) bool { return vllmsim.Detokenize([]int{id}) == "\xc3" })
 	body["max_tokens"] = at + 1
-	if got := r.stream(t, completions, body).choices[0]; len(got.TokenIDs) != at+1 || strings.ContainsAny(got.Text, "é\ufffd\xc3") {
+	if got := r.stream(t, completions, body).choices[0]; len(got.TokenIDs) != at+1 || strings.ContainsAny(got.Text, "é\ufffd") || strings.Contains(got.Text, "\xc3") {
 		t.Errorf("cut inside a character: %q", got.Text)
 	}
 }
@@ -271,7 +271,7 @@ func TestStopStringsAreHeldBack(t *testing.T) {
 	stop := whole[30:42] // some characters in the middle of tokens
 	res := r.stream(t, completions, obj{"prompt": "Hello", "max_tokens": 40, "ignore_eos": true, "stop": stop})
 	got := res.choices[0]
-	if want := whole[:strings.Index(whole, stop)]; got.Text != want || got.FinishReason != "stop" || got.StopReason != stop {
+	if want, _, _ := strings.Cut(whole, stop); got.Text != want || got.FinishReason != "stop" || got.StopReason != stop {
 		t.Errorf("text %q, finish %s, stop reason %v; want %q", got.Text, got.FinishReason, got.StopReason, want)
 	}
 	sent := ""

@@ -2,6 +2,7 @@ package vllmsim_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"testing"
@@ -45,7 +46,9 @@ func TestAbortFreesTheSlot(t *testing.T) {
 				})
 				start := time.Now()
 				cancel()
-				<-gone
+				if err := <-gone; err != nil && !errors.Is(err, context.Canceled) {
+					t.Errorf("the aborted call = %v, want it cancelled", err)
+				}
 				st := r.until(t, "the abort", func(st vllmsim.Stats) bool { return st.Aborted == 1 })
 				if st.Running+st.Waiting != before.Running+before.Waiting-1 {
 					t.Errorf("before %+v, after %+v", before, st)

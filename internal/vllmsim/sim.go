@@ -94,7 +94,9 @@ func (s *Sim) Run(ctx context.Context, l net.Listener) error {
 		s.stop()
 		err = shutdown(context.WithoutCancel(ctx), srv)
 	}
-	<-served
+	if e := <-served; !errors.Is(e, http.ErrServerClosed) {
+		err = errors.Join(err, e)
+	}
 	s.wg.Wait()
 	return err
 }

@@ -415,9 +415,9 @@ vllm_integration:
   sampling_params: {use_beam_search: true, early_stopping: false}
 `)}})
 	want := []string{
-		"vllm_integration.engine_args.swap_space: 4 is not passed on: vLLM recomputes a preempted sequence and has no swap space any more",
-		"vllm_integration.engine_args.use_v2_block_manager: false is not passed on: vLLM has had only that block manager since 0.7",
-		"vllm_integration.sampling_params.use_beam_search: true is not passed on: vLLM's sampling has no beam search any more",
+		"vllm_integration.engine_args.swap_space: 4 is not passed on: vLLM has had no swap space since 0.18 (vllm#36216); see its --kv-offloading-size",
+		"vllm_integration.engine_args.use_v2_block_manager: false is not passed on: vLLM has had no other block manager since 0.6.4, and no such setting since 0.8 (vllm#8704, #13492)",
+		"vllm_integration.sampling_params.use_beam_search: true is not passed on: beam search cannot stream in vLLM; a request may still ask for it by itself",
 	}
 	if diff := cmp.Diff(want, cfg.Notices); diff != "" {
 		t.Errorf("notices (-want +got):\n%s", diff)

@@ -69,13 +69,17 @@ func Diagnose(ctx context.Context, cfg *Config, c *Connection, connectErr error)
 		d.add(Problem, "the queue at "+maskURL(cfg.NATS.URL)+" cannot be used", connectErr.Error(), "")
 		return d.findings
 	}
+	return diagnose(ctx, d)
+}
+
+func diagnose(ctx context.Context, d *doctor) []Finding {
 	d.server()
 	if !d.jetStream(ctx) || !d.setUp(ctx) {
 		return d.findings
 	}
 	d.clocks(ctx)
 	var err error
-	if d.workers, err = queue.Workers(ctx, c.JS); err != nil {
+	if d.workers, err = queue.Workers(ctx, d.c.JS); err != nil {
 		d.cannot("read the worker registry", err)
 	}
 	d.models(ctx)

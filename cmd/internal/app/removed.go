@@ -5,16 +5,16 @@ import (
 	"strings"
 )
 
-// removedSettings are what vLLM once understood, with what has become of it. They are accepted
+// removedSettings are what vLLM does not understand, or no longer, with what has become of it. They are accepted
 // anywhere under vllm_integration, reported once and never passed on: vllm serve refuses to start
 // with an argument that it does not know.
 var removedSettings = map[string]string{
-	"use_v2_block_manager":    "vLLM has had only that block manager since 0.7",
-	"enable_v2_block_manager": "vLLM has had only that block manager since 0.7",
-	"enable_paged_attention":  "paged attention cannot be turned off in vLLM",
-	"use_beam_search":         "vLLM's sampling has no beam search any more",
-	"early_stopping":          "it belonged to beam search, which vLLM's sampling no longer has",
-	"swap_space":              "vLLM recomputes a preempted sequence and has no swap space any more",
+	"use_v2_block_manager":    "vLLM has had no other block manager since 0.6.4, and no such setting since 0.8 (vllm#8704, #13492)",
+	"enable_v2_block_manager": "vLLM has had no other block manager since 0.6.4 (vllm#8704)",
+	"enable_paged_attention":  "paged attention is how vLLM works; there is no setting for it",
+	"use_beam_search":         "beam search cannot stream in vLLM; a request may still ask for it by itself",
+	"early_stopping":          "it belonged to beam search; vLLM's server has no such setting",
+	"swap_space":              "vLLM has had no swap space since 0.18 (vllm#36216); see its --kv-offloading-size",
 }
 
 // removed handles a setting that vLLM no longer has, and reports whether name is one.
