@@ -102,6 +102,10 @@ func ParseJobSubject(subject string) (model string, class Class, tenant string, 
 // ClassConsumer names the durable consumer of a class within a model's stream.
 func ClassConsumer(class Class) string { return string(class) }
 
+// MsgID is the Nats-Msg-Id by which the broker de-duplicates a job. All tenants share a model's
+// stream, so it holds the tenant as well.
+func MsgID(tenant, job string) string { return tenant + "." + job }
+
 // EventSubject is where the events of a job are published.
 func EventSubject(tenant, client, job string) string {
 	return prefix + "events." + tenant + "." + client + "." + job

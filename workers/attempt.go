@@ -15,6 +15,7 @@ var ErrNotReceived = errors.New("the engine did not receive the request")
 
 // generate opens an attempt and has the engine run it. nil means that the reply is complete.
 func (w *Worker) generate(ctx context.Context, r *run, req *Request) error {
+	r.prefilled.Store(true)
 	if err := r.out.event(opening(r, w.cfg.ID)); err != nil {
 		return err
 	}
@@ -25,7 +26,6 @@ func (w *Worker) generate(ctx context.Context, r *run, req *Request) error {
 	metrics.queueWait.Observe(start.Sub(r.meta.Timestamp).Seconds())
 	r.answer = newAnswer(r.job.Endpoint)
 	r.touch()
-	r.prefilled.Store(true)
 
 	var first, last time.Time
 	var failed error

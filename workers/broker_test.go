@@ -59,10 +59,10 @@ func TestBrokerRestartInMidStream(t *testing.T) {
 		t.Errorf("result = %s %q", r.Status, r.Text)
 	}
 	b.settled(0)
-	record, err := queue.ReadRecord(t.Context(), b.js, tenant, job.ID, 0)
-	if err != nil || textOf(t, record) != "before after" {
-		t.Errorf("record = %q (%v)", textOf(t, record), err)
-	}
+	waitFor(t, "the whole record", func() bool {
+		record, err := queue.ReadRecord(t.Context(), b.js, tenant, job.ID, 0)
+		return err == nil && textOf(t, record) == "before after"
+	})
 	if r := b.result(b.submit(schemas.Job{})); r.Text != "before after" {
 		t.Errorf("a job after the restart = %+v", r)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
@@ -67,7 +68,7 @@ type Limits struct {
 }
 
 func (c Config) withDefaults(model string) Config {
-	c.ID = cmp.Or(c.ID, model+"-"+nats.NewInbox()[len(nats.InboxPrefix):][:8])
+	c.ID = cmp.Or(c.ID, model+"-"+uuid.NewString()[:8])
 	c.Slots = cmp.Or(c.Slots, 256)
 	c.StandardShare = max(0, cmp.Or(c.StandardShare, 0.1))
 	c.BatchShare = max(0, cmp.Or(c.BatchShare, 0.05))

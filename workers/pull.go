@@ -56,12 +56,10 @@ func (p *puller) run(ctx context.Context) {
 	}
 	defer wg.Wait()
 	defer p.setWaiting(false, true)
-	keep := 0 // slots that the waiting pulls may fill
 	for ctx.Err() == nil {
 		open, changed := p.w.gate.state()
 		if !open || p.w.slots.free() == 0 {
 			p.setWaiting(false, false)
-			keep = 0
 			select {
 			case <-ctx.Done():
 			case <-changed:
@@ -69,18 +67,25 @@ func (p *puller) run(ctx context.Context) {
 			}
 			continue
 		}
-		n := p.w.slots.reserve(keep)
+		// A waiting pull that is still out may yet bring a job, and keeps a slot for it.
+		n := p.w.slots.reserve(p.outstanding())
 		if n > 0 && p.fetch(ctx, n) == n {
 			continue
 		}
 		p.setWaiting(true, false)
-		keep = len(schemas.Classes())
 		select {
 		case <-ctx.Done():
 		case <-changed:
 		case <-p.wake:
 		}
 	}
+}
+
+// outstanding counts the waiting pulls that are out.
+func (p *puller) outstanding() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.out)
 }
 
 // setWaiting puts the waiting pulls out or withdraws them. Jobs that are on their way while they are
@@ -102,7 +107,7 @@ func (p *puller) setWaiting(waiting, stopped bool) {
 // and returns how many it filled.
 func (p *puller) fetch(ctx context.Context, free int) int {
 	got := 0
-	defer func() { p.w.slots.give(free - got) }()
+	defer func() { p.w.slots.release(free - got) }()
 	for _, share := range p.order(free) {
 		want := min(share.n, free-got)
 		if want == 0 || ctx.Err() != nil {
@@ -113,6 +118,7 @@ func (p *puller) fetch(ctx context.Context, free int) int {
 		if err == nil {
 			for msg := range batch.Messages() {
 				n++
+				p.w.slots.fill()
 				p.start(share.class, msg)
 			}
 			err = batch.Error()
@@ -192,6 +198,7 @@ func (p *puller) wait(ctx context.Context, class schemas.Class) {
 		p.mu.Lock()
 		delete(p.out, class)
 		p.mu.Unlock()
+		p.nudge() // the slot that it kept can be fetched for
 	}
 }
 
@@ -214,11 +221,12 @@ func (p *puller) offer(ctx context.Context, class schemas.Class, msg jetstream.M
 		return
 	}
 	p.start(class, msg)
-	// The pull goes on with the next job by itself. Many at once are better fetched in bulk, and a
-	// worker without a free slot withdraws its pulls.
+	// The pull goes on with the next job by itself. But when there are many, they are better fetched in
+	// bulk and in the order of their classes, and a worker without a free slot wants none.
 	if meta, err := msg.Metadata(); err == nil && meta.NumPending == 0 && p.w.slots.free() > 0 {
 		return
 	}
+	p.setWaiting(false, false)
 	p.nudge()
 }
 

@@ -77,10 +77,10 @@ func TestPlainPublishIsAnsweredOnItsReplySubject(t *testing.T) {
 		t.Errorf("text = %q, want yes", got)
 	}
 	// The record has the same events, under the id that was made for the job.
-	recorded, err := queue.ReadRecord(t.Context(), b.js, tenant, events[0].ID, 0)
-	if err != nil || len(recorded) != len(events) {
-		t.Errorf("record has %d events (%v), want %d", len(recorded), err, len(events))
-	}
+	waitFor(t, "the record to have them all", func() bool {
+		recorded, err := queue.ReadRecord(t.Context(), b.js, tenant, events[0].ID, 0)
+		return err == nil && len(recorded) == len(events)
+	})
 }
 
 func TestBodyReachesTheEngineByteForByte(t *testing.T) {

@@ -54,7 +54,7 @@ func (c *cli) checkConfig(files []string) error {
 	c.files = append(c.files, files...)
 	cfg, err := c.config()
 	if ce, ok := errors.AsType[*app.ConfigError](err); ok && c.out.format != formatTable {
-		return errors.Join(list(c.out, ce.Faults, "", nil), errQuiet{exitUsage})
+		return errors.Join(list(c.out, ce.Faults, "", nil), quietError{exitUsage})
 	}
 	if err != nil {
 		return err

@@ -35,7 +35,7 @@ and what to do. Exits with 1 if anything is a problem.`,
 				return err
 			}
 			if !app.Healthy(findings) {
-				return errQuiet{exitFailed}
+				return quietError{exitFailed}
 			}
 			return nil
 		},

@@ -138,6 +138,7 @@ type asked struct{ tokens, events, attempts int }
 
 // ask streams one job to its end. The error says where the stream is not what it has to be.
 func ask(t *testing.T, client *producer.Client, job schemas.Job) (got asked, err error) {
+	t.Helper()
 	got.attempts = 1
 	want, err := vllmsim.Expected(job.Model, job.Body, string(schemas.ChatCompletions))
 	if err != nil {

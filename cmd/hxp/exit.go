@@ -23,17 +23,17 @@ const (
 	exitInterrupted = 130
 )
 
-// errQuiet ends a command whose output has said everything already.
-type errQuiet struct{ code int }
+// quietError ends a command whose output has said everything already.
+type quietError struct{ code int }
 
-func (errQuiet) Error() string { return "" }
+func (quietError) Error() string { return "" }
 
 // exitCode is the one place where errors become exit codes.
 func exitCode(ctx context.Context, err error) int {
 	if err == nil {
 		return exitOK
 	}
-	if q, ok := errors.AsType[errQuiet](err); ok {
+	if q, ok := errors.AsType[quietError](err); ok {
 		return q.code
 	}
 	if _, ok := errors.AsType[*app.PartlyError](err); ok {

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats-server/v2/server"
 	"go.uber.org/goleak"
 
 	"github.com/hxp-enterprise/hxp/cmd/internal/app"
@@ -19,7 +20,29 @@ import (
 var update = flag.Bool("update", false, "write the golden files")
 
 func TestMain(m *testing.M) {
+	if os.Getenv(asProcess) != "" {
+		main()
+	}
 	goleak.VerifyTestMain(m)
+}
+
+// guarded starts a NATS server with JetStream whose user "little" may do nothing of hxp's.
+func guarded(t *testing.T) string {
+	t.Helper()
+	deny := &server.SubjectPermission{Deny: []string{"hxp.>", "$JS.>", "$KV.>"}}
+	s, err := server.NewServer(&server.Options{
+		Host: "127.0.0.1", Port: -1, NoSigs: true, NoLog: true, JetStream: true, StoreDir: t.TempDir(),
+		Users: []*server.User{{Username: "all", Password: "pw"}, {Username: "little", Password: "pw", Permissions: &server.Permissions{Publish: deny, Subscribe: deny}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+	if !s.ReadyForConnections(10e9) {
+		t.Fatal("the server does not start")
+	}
+	return s.ClientURL()
 }
 
 // safe is a buffer that a command writes while a test reads it.

@@ -194,7 +194,7 @@ func because(ctx context.Context, err error) error {
 	if cause == nil || errors.Is(err, cause) {
 		return err
 	}
-	if _, ok := errors.AsType[errQuiet](err); ok {
+	if _, ok := errors.AsType[quietError](err); ok {
 		return err
 	}
 	return fmt.Errorf("%w: %w", cause, err)

@@ -69,7 +69,7 @@ func (c *cli) events(ctx context.Context, client *app.Client, job string, after 
 		}
 	}
 	if last.Kind.Terminal() && last.Kind != schemas.Done {
-		return errQuiet{exitFailed} // the last event has said so
+		return quietError{exitFailed} // the last event has said so
 	}
 	return nil
 }

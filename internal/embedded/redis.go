@@ -180,13 +180,18 @@ func awaitRedis(ctx context.Context, addr string, child *child) error {
 	defer func() { _ = client.Close() }()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
+	var dialer net.Dialer
 	for {
-		info, err := client.Info(ctx, "server").Result()
-		if err == nil && client.Ping(ctx).Err() == nil {
-			if strings.Contains(info, "process_id:"+strconv.Itoa(child.pid)+"\r\n") {
-				return nil
+		// The client logs what it cannot dial, so a bare connection goes first.
+		if conn, err := dialer.DialContext(ctx, "tcp", addr); err == nil {
+			_ = conn.Close()
+			info, err := client.Info(ctx, "server").Result()
+			if err == nil && client.Ping(ctx).Err() == nil {
+				if strings.Contains(info, "process_id:"+strconv.Itoa(child.pid)+"\r\n") {
+					return nil
+				}
+				return fmt.Errorf("another Redis answers there: %w", syscall.EADDRINUSE)
 			}
-			return fmt.Errorf("another Redis answers there: %w", syscall.EADDRINUSE)
 		}
 		select {
 		case <-child.done:

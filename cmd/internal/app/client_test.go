@@ -128,21 +128,23 @@ func TestDrainWithoutAnAnswer(t *testing.T) {
 	t.Parallel()
 	r := up(t, quick(t), app.UpOptions{})
 	c := dial(t, r.cfg)
-	answer := ""
+	answers := make(chan string, 1)
 	sub, err := c.NC.Subscribe(schemas.DrainSubject("odd"), func(m *nats.Msg) {
-		if answer != "" {
-			_ = m.Respond([]byte(answer))
+		select {
+		case a := <-answers:
+			_ = m.Respond([]byte(a))
+		default:
 		}
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer sub.Unsubscribe()
+	defer func() { _ = sub.Unsubscribe() }()
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	_, err = c.Drain(ctx, "odd")
 	wantError(t, err, context.DeadlineExceeded, "drain worker odd")
-	answer = "?"
+	answers <- "?"
 	_, err = c.Drain(t.Context(), "odd")
 	wantError(t, err, nil, "its answer")
 }

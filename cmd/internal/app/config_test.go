@@ -392,6 +392,12 @@ func TestSingleFaults(t *testing.T) {
 			flags: []app.FlagValue{{Path: "ai_model_services", Value: "0", Flag: "--set"}},
 			want:  "ai_model_services: is not a setting (flag --set)",
 		},
+		"flag with a secret": {
+			flags: []app.FlagValue{{Path: "ai_model_services.phi3.api_key", Value: "sk-1", Flag: "--set"}},
+			want:  "ai_model_services.phi3.api_key: is a secret, and every user of a machine can read arguments; set HXP_AI_MODEL_SERVICES_PHI3_API_KEY in the environment (flag --set)",
+		},
+		"list in a list": {text: "vllm_integration: {sampling_params: {top_p_range: [[1], 2]}}", want: "vllm_integration.sampling_params.top_p_range: is a list of 1; want a number (hxp.yaml:1)"},
+		"infinite":       {text: "worker: {batch_share: .inf}", want: "worker.batch_share: +Inf is a number; want a number (hxp.yaml:1)"},
 		"flag, whole number": {
 			flags: []app.FlagValue{{Path: "log.prompts", Value: "perhaps", Flag: "--set"}},
 			want:  `log.prompts: "perhaps" is text; want true or false (flag --set)`,
@@ -441,6 +447,8 @@ func TestFilesThatCannotBeRead(t *testing.T) {
 		"a list":         {"- a\n", "is not a mapping"},
 		"a word":         {"word\n", "is not a mapping"},
 		"unknown alias":  {"tenant: *who\n", "who"},
+		"alias in list":  {"tenant: [*who]\n", "who"},
+		"alias to merge": {"worker:\n  <<: *who\n", "who"},
 		"merge a number": {"worker:\n  <<: 3\n", "hxp.yaml:2: << wants a mapping"},
 		"a tag":          {"tenant: !!binary aGk=\n", "is not supported"},
 		"too deep":       {deep, "nested more than 32 levels deep"},

@@ -90,7 +90,7 @@ func (c *Connection) options(cfg *Config, name string) []nats.Option {
 
 // dialer dials until ctx ends, but for reconnections, which outlive it.
 type dialer struct {
-	ctx     context.Context //nolint:containedctx // nats.go's dialer takes no context
+	ctx     context.Context // nats.go's own dialer takes none
 	timeout time.Duration
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -128,14 +129,16 @@ func (d *doctor) jetStream(ctx context.Context) bool {
 	return true
 }
 
-// setUp reports whether all streams and consumers are there, and says where they are not as configured.
+// setUp reports whether there is a queue to look at, and says where it is not as configured.
 func (d *doctor) setUp(ctx context.Context) bool {
-	models := d.cfg.ModelNames()
-	var missing []string
-	for _, m := range models {
-		if _, err := queue.Consumers(ctx, d.c.JS, m); errors.Is(err, queue.ErrNotSetUp) {
-			missing = append(missing, schemas.JobsStream(m))
-		} else if err != nil {
+	var models, missing, unserved []string
+	for _, m := range d.cfg.ModelNames() {
+		switch _, err := queue.Consumers(ctx, d.c.JS, m); {
+		case err == nil:
+			models = append(models, m)
+		case errors.Is(err, queue.ErrNotSetUp):
+			unserved = append(unserved, schemas.JobsStream(m))
+		default:
 			d.cannot("look at the queue of "+m, err)
 			return false
 		}
@@ -156,9 +159,13 @@ func (d *doctor) setUp(ctx context.Context) bool {
 			return false
 		}
 	}
-	if len(missing) > 0 {
-		d.add(Problem, fmt.Sprintf("missing in the queue: %v", missing), "jobs for them have nowhere to go", "hxp queue apply")
+	if len(missing) > 0 || len(models) == 0 {
+		d.add(Problem, fmt.Sprintf("missing in the queue: %s", strings.Join(append(unserved, missing...), ", ")), "jobs have nowhere to go", "hxp queue apply")
 		return false
+	}
+	if len(unserved) > 0 {
+		d.add(Warning, fmt.Sprintf("configured, and without a queue: %s", strings.Join(unserved, ", ")),
+			"jobs for them are refused as model_not_found", "hxp queue apply, or leave the models out of the configuration")
 	}
 	// Everything is there, so that this creates nothing and only compares.
 	diffs, err := queue.Ensure(ctx, d.c.JS, models, d.cfg.Queue.Config())
@@ -170,7 +177,7 @@ func (d *doctor) setUp(ctx context.Context) bool {
 		d.add(Warning, x.String(), "somebody else set it up, or the configuration has changed since", "hxp queue apply changes it")
 	}
 	if len(diffs) == 0 {
-		d.add(Fine, fmt.Sprintf("the queue is set up for %d models, as configured", len(models)), "", "")
+		d.add(Fine, fmt.Sprintf("the queue is set up as configured, for %s", strings.Join(models, ", ")), "", "")
 	}
 	return true
 }

@@ -13,18 +13,12 @@ import (
 	"github.com/hxp-enterprise/hxp/schemas"
 )
 
-// models looks at each model that is configured or has a queue.
+// models looks at each model that has a queue.
 func (d *doctor) models(ctx context.Context) {
-	have, err := queue.Models(ctx, d.c.JS)
+	names, err := queue.Models(ctx, d.c.JS)
 	if err != nil {
 		d.cannot("list the queues", err)
 		return
-	}
-	names := d.cfg.ModelNames()
-	for _, m := range have {
-		if !slices.Contains(names, m) {
-			names = append(names, m)
-		}
 	}
 	for _, m := range names {
 		stats, err := queue.Stats(ctx, d.c.JS, m)
@@ -38,7 +32,7 @@ func (d *doctor) models(ctx context.Context) {
 		d.tenants(ctx, m, stats)
 		if len(d.findings) == before {
 			busy, slots := d.load(m)
-			d.add(Fine, fmt.Sprintf("%s: %d of %d slots busy, %d jobs waiting", m, busy, slots, waiting(stats)), "", "")
+			d.add(Fine, fmt.Sprintf("%s: %d of %d slots busy, jobs waiting: %d", m, busy, slots, waiting(stats)), "", "")
 		}
 	}
 }
@@ -81,7 +75,7 @@ func (d *doctor) serving(model string, s queue.ModelStats) {
 	if pending > 0 {
 		level = Problem
 	}
-	jobs := fmt.Sprintf("%d jobs wait", pending)
+	jobs := fmt.Sprintf("jobs waiting: %d", pending)
 	if len(mine) == 0 {
 		d.add(level, fmt.Sprintf("%s: no worker; %s", model, jobs),
 			fmt.Sprintf("none has announced itself within %s", d.cfg.Queue.WorkerTTL), fmt.Sprintf("hxp worker --model %s --engine URL", model))
@@ -133,7 +127,7 @@ func (d *doctor) paused(model string, s queue.ModelStats) bool {
 	for _, c := range s.Classes {
 		if c.Paused {
 			any = true
-			d.add(Problem, fmt.Sprintf("%s: class %s is paused for another %s; %d jobs wait", model, c.Class, c.PauseRemaining.Round(time.Second), c.Pending),
+			d.add(Problem, fmt.Sprintf("%s: class %s is paused for another %s; jobs waiting: %d", model, c.Class, c.PauseRemaining.Round(time.Second), c.Pending),
 				"somebody has paused its consumer", fmt.Sprintf("nats consumer resume %s %s", schemas.JobsStream(model), schemas.ClassConsumer(c.Class)))
 		}
 	}
@@ -169,7 +163,7 @@ func (d *doctor) caps(model string, s queue.ModelStats) {
 		redelivered += c.Redelivered
 	}
 	if redelivered > 0 {
-		d.add(Warning, fmt.Sprintf("%s: %d jobs are being tried again", model, redelivered),
+		d.add(Warning, fmt.Sprintf("%s: jobs being tried again: %d", model, redelivered),
 			"an earlier attempt failed, or its worker went away", "hxp dead ls shows those that were given up; the workers' logs say why")
 	}
 }

@@ -105,7 +105,7 @@ func (d *doctor) dead(ctx context.Context) {
 		kinds = append(kinds, fmt.Sprintf("%s (%d)", k, c))
 	}
 	slices.Sort(kinds)
-	d.add(Warning, fmt.Sprintf("%d jobs were given up within the last hour", n), strings.Join(kinds, ", "), "hxp dead ls, and hxp dead replay once the cause is gone")
+	d.add(Warning, fmt.Sprintf("jobs given up within the last hour: %d", n), strings.Join(kinds, ", "), "hxp dead ls, and hxp dead replay once the cause is gone")
 }
 
 // stores says whether the shared streams are about to refuse or forget something.

@@ -112,6 +112,7 @@ func fault(t *testing.T, engine, body string) {
 		t.Fatal(err)
 	}
 	req.Close = true
+	req.Header.Set("Content-Type", "application/json")
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		t.Fatal(err)

@@ -7,6 +7,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 
 	"github.com/hxp-enterprise/hxp/cmd/internal/app"
+	"github.com/hxp-enterprise/hxp/internal/queue"
 	"github.com/hxp-enterprise/hxp/schemas"
 )
 
@@ -126,7 +129,7 @@ func TestUpThatCannotStart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer taken.Close()
+	t.Cleanup(func() { taken.Close() })
 	address := taken.Addr().String()
 	_, port, _ := strings.Cut(address, ":")
 	free := func(path string) string { return path + "=127.0.0.1:0" }
@@ -146,6 +149,17 @@ func TestUpThatCannotStart(t *testing.T) {
 			wantError(t, app.Up(t.Context(), quick(t, tc.flags...), tc.o), nil, tc.want...)
 		})
 	}
+	t.Run("usage", func(t *testing.T) {
+		t.Parallel()
+		cfg := load(t, app.LoadOptions{})
+		for _, o := range []app.UpOptions{
+			{Models: []string{"gpt9"}}, {Engines: map[string]string{"gpt9": "http://x"}},
+			{Models: []string{"phi3"}, Engines: map[string]string{"hermes": "http://x"}},
+		} {
+			o.Stderr = io.Discard
+			wantError(t, app.Up(t.Context(), cfg, o), app.ErrUsage)
+		}
+	})
 	t.Run("interrupted", func(t *testing.T) {
 		t.Parallel()
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -169,11 +183,24 @@ func TestUpEndsWithAnEngineThatDies(t *testing.T) {
 // TestUpFitsTheDisk halves the queue's bounds where the disk is smaller, and says so.
 func TestUpFitsTheDisk(t *testing.T) {
 	t.Parallel()
-	r := up(t, quick(t, "queue.max_bytes=4096GiB"), app.UpOptions{})
+	r := up(t, quick(t, "queue.max_bytes=4096GiB", "queue.events_max_bytes=4096GiB", "queue.results_max_bytes=4096GiB"), app.UpOptions{})
 	if !strings.Contains(r.stderr.String(), "for now, not 4096GiB") {
 		t.Errorf("stderr does not say that the bounds are smaller:\n%s", r.stderr)
 	}
 	find(t, diagnose(t, r.cfg), app.Warning, "HXP_JOBS_phi3: max_bytes is", "hxp queue apply")
+}
+
+// TestDefaultFile is read from the working directory if no other file is named.
+func TestDefaultFile(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if err := os.WriteFile(app.DefaultFile, []byte("a: &a {slots: 0}\nworker: *a\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := app.Load(app.LoadOptions{})
+	wantError(t, err, nil, "worker.slots: 0 is below 1 (hxp.yaml:", "a: is not a setting (hxp.yaml:1)")
+	if got := app.DefaultTiming(); got.TTFT <= got.ITL || got.ITL <= 0 {
+		t.Errorf("default timing = %+v", got)
+	}
 }
 
 func TestDataDir(t *testing.T) {
@@ -208,6 +235,7 @@ func TestWorkerRole(t *testing.T) {
 		t.Errorf("stderr without the difference:\n%s", w.stderr)
 	}
 	c := dial(t, cfg)
+	awaitWorker(t, c, "second")
 	if d, err := c.Drain(t.Context(), "second"); err != nil || d != (app.Drained{ID: "second", State: schemas.WorkerDraining}) {
 		t.Errorf("drain = %+v, %v", d, err)
 	}
@@ -233,6 +261,20 @@ func TestWorkerRole(t *testing.T) {
 			tc.o.Stderr = io.Discard
 			wantError(t, app.Worker(t.Context(), tc.cfg, tc.o), tc.is, tc.want)
 		})
+	}
+}
+
+// awaitWorker waits until a worker has announced itself.
+func awaitWorker(t *testing.T, c *app.Client, id string) {
+	t.Helper()
+	for t.Context().Err() == nil {
+		all, err := queue.Workers(t.Context(), c.JS)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if slices.ContainsFunc(all, func(w schemas.WorkerInfo) bool { return w.ID == id }) {
+			return
+		}
 	}
 }
 

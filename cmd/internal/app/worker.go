@@ -102,6 +102,9 @@ func Worker(ctx context.Context, cfg *Config, o WorkerOptions) (err error) {
 	case <-leases.Closed():
 		fail(turnedAway(leases))
 	}
+	if err := endedBy(ctx); err != nil && (conn.NC.IsClosed() || leases.NC.IsClosed()) && !errors.Is(err, ErrNotAllowed) {
+		return fmt.Errorf("%w: %w", turnedAway(conn), err)
+	}
 	return endedBy(ctx)
 }
 
