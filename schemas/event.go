@@ -50,15 +50,30 @@ type Event struct {
 	TS int64 `json:"ts"`
 	// Worker names the worker, on events that open an attempt.
 	Worker string `json:"worker,omitempty"`
+	// Source is the stream and sequence of the message that is being run, as HXP_JOBS_phi3/17, on
+	// events that open an attempt: it tells a second message with the same job id from another
+	// delivery of the first.
+	Source string `json:"source,omitempty"`
+	// Kept is how many of the tokens already sent Resumed goes on from.
+	Kept int `json:"kept,omitempty"`
 	// Choices is a JSON array of choice objects as the engine streamed them, in order. Several engine chunks may share one event.
 	Choices json.RawMessage `json:"choices,omitempty"`
-	Usage   *Usage          `json:"usage,omitempty"`
-	Timings *Timings        `json:"timings,omitempty"`
+	// Prompt identifies the prompt's tokens, on the first delta of an attempt if the engine told them.
+	Prompt  *Prompt  `json:"prompt,omitempty"`
+	Usage   *Usage   `json:"usage,omitempty"`
+	Timings *Timings `json:"timings,omitempty"`
 	// Reason explains Restarted and Resumed.
 	Reason string `json:"reason,omitempty"`
 	// Handback is set on an Interrupted that is nobody's fault: the worker was asked to stop. It does not count as a failed attempt.
 	Handback bool   `json:"handback,omitempty"`
 	Error    *Error `json:"error,omitempty"`
+}
+
+// Prompt identifies the tokens of a prompt, so that a later attempt can tell whether it has the same.
+type Prompt struct {
+	Tokens int `json:"tokens"`
+	// Hash is the 64-bit FNV-1a hash of the token ids, each as eight bytes little-endian, in 16 hexadecimal digits.
+	Hash string `json:"hash"`
 }
 
 // Usage counts tokens, in OpenAI's names.

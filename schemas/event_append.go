@@ -19,8 +19,19 @@ func (e *Event) Append(dst []byte) []byte {
 	if e.Worker != "" {
 		dst = jsonscan.AppendString(append(dst, `,"worker":`...), e.Worker)
 	}
+	if e.Source != "" {
+		dst = jsonscan.AppendString(append(dst, `,"source":`...), e.Source)
+	}
+	if e.Kept != 0 {
+		dst = strconv.AppendInt(append(dst, `,"kept":`...), int64(e.Kept), 10)
+	}
 	if len(e.Choices) > 0 {
 		dst = append(append(dst, `,"choices":`...), e.Choices...)
+	}
+	if e.Prompt != nil {
+		dst = strconv.AppendInt(append(dst, `,"prompt":{"tokens":`...), int64(e.Prompt.Tokens), 10)
+		dst = jsonscan.AppendString(append(dst, `,"hash":`...), e.Prompt.Hash)
+		dst = append(dst, '}')
 	}
 	if e.Usage != nil {
 		dst = e.Usage.append(append(dst, `,"usage":`...))

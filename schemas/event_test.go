@@ -107,7 +107,7 @@ func checkDecode(t *testing.T, data []byte) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("Decode(%.200s) (-encoding/json +Decode):\n%s", data, diff)
 	}
-	used := schemas.Event{ID: "j", Worker: "w", Reason: "left over", Choices: json.RawMessage(`[left over]`), Usage: &schemas.Usage{}}
+	used := schemas.Event{ID: "j", Worker: "w", Source: "s", Kept: 3, Prompt: &schemas.Prompt{}, Reason: "left over", Choices: json.RawMessage(`[left over]`), Usage: &schemas.Usage{}}
 	_ = used.Decode(data)
 	if diff := cmp.Diff(want, used); diff != "" {
 		t.Errorf("Decode(%.200s) into a used event (-want +got):\n%s", data, diff)
@@ -146,7 +146,7 @@ func FuzzEventDecode(f *testing.F) {
 func FuzzEventAppend(f *testing.F) {
 	f.Add("j1", uint64(1), 1, "delta", int64(5), "w", `[{}]`, "reason", 1.5, true)
 	f.Fuzz(func(t *testing.T, id string, seq uint64, attempt int, kind string, ts int64, worker, choices, reason string, ms float64, all bool) {
-		e := schemas.Event{ID: id, Seq: seq, Attempt: attempt, Kind: schemas.Kind(kind), TS: ts, Worker: worker, Reason: reason, Handback: all}
+		e := schemas.Event{ID: id, Seq: seq, Attempt: attempt, Kind: schemas.Kind(kind), TS: ts, Worker: worker, Source: reason, Kept: attempt, Reason: reason, Handback: all}
 		if all {
 			e.Usage = &schemas.Usage{PromptTokens: attempt, TotalTokens: attempt}
 			if !math.IsNaN(ms) && !math.IsInf(ms, 0) {

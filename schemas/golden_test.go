@@ -30,12 +30,14 @@ var (
 // events are one of each kind, and some that are hard to write.
 var events = map[string]schemas.Event{
 	"accepted": {ID: "j1", Kind: schemas.Accepted, TS: micros},
-	"started":  {ID: "j1", Seq: 1, Attempt: 1, Kind: schemas.Started, TS: micros, Worker: "gpu-1-phi3"},
+	"started":  {ID: "j1", Seq: 1, Attempt: 1, Kind: schemas.Started, TS: micros, Worker: "gpu-1-phi3", Source: "HXP_JOBS_phi3/17"},
 	"delta": {ID: "j1", Seq: 2, Attempt: 1, Kind: schemas.DeltaKind, TS: micros,
 		Choices: json.RawMessage(`[{"index":0,"delta":{"content":"a < b & c"},"token_ids":[15043]},{"index":1,"delta":{"content":"\u00e9"}}]`)},
+	"first": {ID: "j1", Seq: 2, Attempt: 1, Kind: schemas.DeltaKind, TS: micros,
+		Choices: json.RawMessage(`[{"index":0,"text":"a"}]`), Prompt: &schemas.Prompt{Tokens: 21, Hash: "00c0ffee00c0ffee"}},
 	"interrupted": {ID: "j1", Seq: 3, Attempt: 1, Kind: schemas.Interrupted, TS: micros, Handback: true,
 		Error: schemas.Errorf(schemas.CodeEngineUnavailable, "worker %s is stopping", "gpu-1-phi3")},
-	"resumed":   {ID: "j1", Seq: 4, Attempt: 2, Kind: schemas.Resumed, TS: micros, Worker: "gpu-2-phi3", Reason: "after 1 token"},
+	"resumed":   {ID: "j1", Seq: 4, Attempt: 2, Kind: schemas.Resumed, TS: micros, Worker: "gpu-2-phi3", Source: "HXP_JOBS_phi3/17", Kept: 1, Reason: "after 1 token"},
 	"restarted": {ID: "j1", Seq: 4, Attempt: 2, Kind: schemas.Restarted, TS: micros, Worker: "gpu-2-phi3", Reason: "the request has \"tools\"\n\u2028<é\x7f>"},
 	"usage":     {ID: "j1", Seq: 5, Attempt: 2, Kind: schemas.UsageKind, TS: micros, Usage: usage},
 	"done":      {ID: "j1", Seq: 6, Attempt: 2, Kind: schemas.Done, TS: micros, Timings: timings},

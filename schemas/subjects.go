@@ -40,6 +40,10 @@ const (
 // NoClient is the client token of events whose job named no client of its own.
 const NoClient = "none"
 
+// UnknownTenant owns the dead letters of messages that were published under a tenant which no
+// subject may name. It is no token that a tenant could have.
+const UnknownTenant = "$unknown"
+
 // MaxToken is the length in bytes that a model, tenant, client, worker or job id may have.
 const MaxToken = 64
 

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/hxp-enterprise/hxp/internal/queue"
 	"github.com/hxp-enterprise/hxp/schemas"
 )
@@ -14,8 +16,9 @@ import (
 func (w *Worker) perform(ctx context.Context, r *run) error {
 	job, err := schemas.DecodeJob(r.msg.Subject(), r.msg.Data(), fallbackIDOf(r))
 	r.job = job
-	if job.Tenant == "" { // the subject's own tokens are bad; only the dead letter can tell of it
-		job.ID, job.Tenant = fallbackID(r.meta), unknownTenant
+	if job.Tenant == "" { // the subject's own tokens are bad: there is nobody to tell
+		job.ID, job.Tenant = fallbackID(r.meta), schemas.UnknownTenant
+		return w.discard(ctx, r, schemas.AsError(err))
 	}
 	if opened := w.open(r); opened != nil {
 		return opened
@@ -32,6 +35,8 @@ func (w *Worker) perform(ctx context.Context, r *run) error {
 		return nil
 	case err == nil:
 		err = w.attempt(ctx, r, request)
+	case ctx.Err() != nil:
+		err = context.Cause(ctx)
 	}
 	return w.conclude(ctx, r, err)
 }
@@ -56,9 +61,6 @@ func (w *Worker) attempt(ctx context.Context, r *run, b *body) error {
 	return err
 }
 
-// unknownTenant owns what was published under a tenant that no subject can name.
-const unknownTenant = "unknown"
-
 // errAnswered says that the job has its Result already, from another attempt or from whoever cancelled it.
 var errAnswered = errors.New("already answered")
 
@@ -81,10 +83,10 @@ func (w *Worker) claim(ctx context.Context, r *run) (mine bool, err error) {
 			return true, nil
 		}
 		if other.meta.Sequence.Stream != r.meta.Sequence.Stream {
-			w.metrics.class[r.class].outcome("duplicate")
-			w.log.Info().Str("job", r.job.ID).Str("tenant", r.job.Tenant).Str("outcome", "duplicate").Msg("job is running here already")
+			w.logDuplicate(r, "another message with this id is running here")
 			return false, nil
 		}
+		other.lost.Store(true)
 		other.cancel(fmt.Errorf("%w: delivered again as attempt %d", ErrLeaseLost, r.attempt))
 		select {
 		case <-other.ended:
@@ -97,17 +99,24 @@ func (w *Worker) claim(ctx context.Context, r *run) (mine bool, err error) {
 // admit decides whether the job may run, cheapest question first, without troubling the engine.
 // errAnswered if there is nothing left to do.
 func (w *Worker) admit(ctx context.Context, r *run) (*body, error) {
-	result, tombstone, err := w.lookUp(ctx, r)
+	known, err := w.lookUp(ctx, r)
 	switch {
 	case err != nil:
 		return nil, err
-	case result != nil:
-		return nil, w.reannounce(ctx, r, result)
+	case known.result != nil:
+		return nil, w.reannounce(ctx, r, known.result)
 	}
-	if err := w.readHistory(ctx, r); err != nil {
-		return nil, err
+	if r.meta.NumDelivered > 1 || known.recorded {
+		if err := w.readHistory(ctx, r); err != nil {
+			return nil, err
+		}
 	}
-	if tombstone != nil {
+	if r.history.foreign(r) {
+		w.logDuplicate(r, "another message with this id is being run")
+		return nil, errAnswered
+	}
+	r.out.resume(r.history.lastSeq, r.attempt)
+	if known.cancelled {
 		return nil, errCancelled
 	}
 	if d := r.job.Deadline; !d.IsZero() && !time.Now().Before(d) {
@@ -125,26 +134,46 @@ func (w *Worker) admit(ctx context.Context, r *run) (*body, error) {
 	return parseBody(r.job, w.limits(), w.cfg.Slots)
 }
 
-// lookUp asks for the job's Result and tombstone at the same time.
-func (w *Worker) lookUp(ctx context.Context, r *run) (*schemas.Result, *schemas.Cancel, error) {
-	type found struct {
-		cancel *schemas.Cancel
-		err    error
+// known is what the queue has stored of a job.
+type known struct {
+	result    *schemas.Result
+	cancelled bool
+	recorded  bool // there are events
+}
+
+// lookUp asks for the job's Result, tombstone and last event at the same time.
+func (w *Worker) lookUp(ctx context.Context, r *run) (known, error) {
+	var k known
+	var all errgroup.Group
+	ask := func(get func() error) {
+		all.Go(func() error {
+			if err := get(); !errors.Is(err, queue.ErrNotFound) {
+				return err
+			}
+			return nil
+		})
 	}
-	tombstone := make(chan found, 1)
-	go func() {
-		c, err := queue.GetTombstone(ctx, w.js, r.job.Tenant, r.job.ID)
-		tombstone <- found{c, err}
-	}()
-	result, err := queue.GetResult(ctx, w.js, r.job.Tenant, r.job.ID)
-	t := <-tombstone
-	if errors.Is(err, queue.ErrNotFound) {
-		result, err = nil, nil
+	ask(func() (err error) {
+		k.result, err = queue.GetResult(ctx, w.js, r.job.Tenant, r.job.ID)
+		return err
+	})
+	ask(func() error {
+		_, err := queue.GetTombstone(ctx, w.js, r.job.Tenant, r.job.ID)
+		k.cancelled = err == nil
+		return err
+	})
+	ask(func() error {
+		_, err := queue.LastEvent(ctx, w.js, r.job.Tenant, r.job.ID)
+		k.recorded = !errors.Is(err, queue.ErrNotFound)
+		if errors.Is(err, queue.ErrBadRecord) {
+			return nil // the rest of the record may be better
+		}
+		return err
+	})
+	if err := all.Wait(); err != nil {
+		return known{}, err
 	}
-	if errors.Is(t.err, queue.ErrNotFound) {
-		t.cancel, t.err = nil, nil
-	}
-	return result, t.cancel, errors.Join(err, t.err)
+	return k, nil
 }
 
 // limits are the configured ones, narrowed by the engine's own context window.
@@ -202,23 +231,43 @@ func (w *Worker) reannounce(ctx context.Context, r *run, result *schemas.Result)
 		return err
 	case err == nil && last.Kind.Terminal():
 	default:
-		r.out.resume(result.LastSeq-1, max(r.attempt, result.Attempts))
+		r.out.resume(max(1, result.LastSeq)-1, max(r.attempt, result.Attempts))
 		if err := r.out.event(terminalEvent(result)); err != nil {
 			return err
 		}
 	}
-	w.metrics.class[r.class].outcome("duplicate")
-	w.log.Info().Str("job", r.job.ID).Str("tenant", r.job.Tenant).Int("attempt", r.attempt).Str("outcome", "duplicate").Msg("job has its result already")
+	w.logDuplicate(r, "the job has its result already")
 	return errAnswered
 }
 
+func (w *Worker) logDuplicate(r *run, why string) {
+	w.metrics.class[r.class].outcome("duplicate")
+	w.log.Info().Str("job", r.job.ID).Str("tenant", r.job.Tenant).Int("attempt", r.attempt).Str("outcome", "duplicate").Msg(why)
+}
+
 // reject ends a message that is not a job anyone could run: a dead letter with the reason, a Result
-// and a terminal event. What of its address was refused, DecodeJob has taken out.
+// and a terminal event. What of its address was refused, DecodeJob has taken out. If the id that it
+// brings is another job's, only the dead letter tells of it.
 func (w *Worker) reject(ctx context.Context, r *run, reason *schemas.Error) error {
-	if err := w.bury(ctx, r, reason); err != nil {
+	known, err := w.lookUp(ctx, r)
+	if err != nil {
 		return err
 	}
-	if err := w.finish(ctx, r, schemas.StatusFailed, reason); err != nil {
+	if known.recorded {
+		if err := w.readHistory(ctx, r); err != nil {
+			return err
+		}
+	}
+	if w.lookup(r.job.Tenant, r.job.ID) == nil && known.result == nil && !r.history.foreign(r) {
+		r.out.resume(r.history.lastSeq, r.attempt)
+		return w.giveUp(ctx, r, reason)
+	}
+	return w.discard(ctx, r, reason)
+}
+
+// discard ends a message with nothing but a dead letter.
+func (w *Worker) discard(ctx context.Context, r *run, reason *schemas.Error) error {
+	if err := w.bury(ctx, r, reason); err != nil {
 		return err
 	}
 	return fmt.Errorf("%w: %w", ErrDiscard, reason)

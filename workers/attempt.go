@@ -67,7 +67,7 @@ func (w *Worker) generate(ctx context.Context, r *run, req *Request) error {
 
 // opening is the event that opens this attempt.
 func opening(r *run, worker string) *schemas.Event {
-	e := &schemas.Event{Kind: schemas.Started, Worker: worker}
+	e := &schemas.Event{Kind: schemas.Started, Worker: worker, Source: r.source()}
 	switch h := r.history; {
 	case h.attempt == 0:
 	case h.delivered:

@@ -21,9 +21,13 @@ func (w *Worker) onCancel(msg *nats.Msg) {
 	if r == nil {
 		return
 	}
-	r.aborted.CompareAndSwap(0, int64(time.Since(r.received)))
 	phase := r.phase()
-	r.cancel(errCancelled)
+	if r.ending.Load() {
+		phase = schemas.PhaseEnded
+	} else {
+		r.aborted.CompareAndSwap(0, int64(time.Since(r.received)))
+		r.cancel(errCancelled)
+	}
 	if msg.Reply == "" {
 		return
 	}

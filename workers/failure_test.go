@@ -316,7 +316,7 @@ func TestSubjectWithABadTenantIsDeadLettered(t *testing.T) {
 	engine := says("never")
 	b.run(engine, workers.Config{})
 	b.publish("hxp.v1.jobs.phi3.standard.ac$me", "", []byte(`{"body":{"prompt":"x"},"metadata":{"`+strings.Repeat("long ", 60)+`":"x"}}`))
-	if d := b.deadLetters(1)[0]; d.Tenant != "unknown" || !strings.Contains(d.Reason.Message, "ac$me") {
+	if d := b.deadLetters(1)[0]; d.Tenant != schemas.UnknownTenant || !strings.Contains(d.Reason.Message, "ac$me") {
 		t.Errorf("dead letter = %+v %v", d, d.Reason)
 	}
 	b.settled(0)
@@ -380,7 +380,7 @@ func TestUnreceivedRequestIsNoFailure(t *testing.T) {
 		emit("at last")
 		return nil
 	})
-	b.run(engine, workers.Config{MaxAttempts: 1, MaxRetryDelay: 20 * time.Millisecond})
+	b.run(engine, workers.Config{MaxAttempts: 1, MaxDeliveries: 2, MaxRetryDelay: 20 * time.Millisecond})
 	if r := b.result(b.submit(schemas.Job{})); r.Status != schemas.StatusCompleted || r.Text != "at last" || r.Attempts != 5 {
 		t.Errorf("result = %s %q in %d attempts", r.Status, r.Text, r.Attempts)
 	}
@@ -389,11 +389,10 @@ func TestUnreceivedRequestIsNoFailure(t *testing.T) {
 func TestDeliveriesAreBoundedWithoutARecord(t *testing.T) {
 	t.Parallel()
 	b := newBroker(t, queue.Config{})
-	engine := newScript(func(context.Context, int, *workers.Request, func(...string) bool) error {
-		return errors.Join(workers.ErrNotReceived, unavailable("refused"))
-	})
+	engine := says("never")
+	engine.count = func([]byte) (int, error) { return 0, unavailable("no tokenizer today") }
 	b.run(engine, workers.Config{MaxAttempts: 1, MaxDeliveries: 3, MaxRetryDelay: 20 * time.Millisecond})
-	r := b.result(b.submit(schemas.Job{}))
+	r := b.result(b.submit(schemas.Job{Body: json.RawMessage(`{"prompt":"` + strings.Repeat("long ", 1000) + `"}`)}))
 	if r.Error == nil || r.Error.Code != schemas.CodeMaxAttempts || !strings.Contains(r.Error.Message, "delivered 4 times without an end; the bound is 3") {
 		t.Errorf("error = %v", r.Error)
 	}

@@ -11,30 +11,33 @@ import (
 	"github.com/hxp-enterprise/hxp/schemas"
 )
 
-// finishTimeout bounds the broker calls that end a job.
-const finishTimeout = 10 * time.Second
+const (
+	// finishTimeout bounds one broker call that ends a job.
+	finishTimeout = 10 * time.Second
+	// storeAgain is the wait between two tries to store a Result.
+	storeAgain = 500 * time.Millisecond
+)
 
 // conclude turns the end of an attempt into the end of the job, or into another attempt. err is nil
 // for a complete reply; what is returned is for settle.
 func (w *Worker) conclude(ctx context.Context, r *run, err error) error {
+	r.ending.Store(true)
 	// The job's own context may have ended: that is why we are here.
-	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), finishTimeout)
-	defer stop()
+	ctx = context.WithoutCancel(ctx)
 	switch {
 	case err == nil:
-		return w.finish(ctx, r, schemas.StatusCompleted, nil)
-	case errors.Is(err, errCancelled):
-		w.observeCancel(r, r.phase())
-		return w.finish(ctx, r, schemas.StatusCancelled, schemas.Errorf(schemas.CodeCancelled, "cancelled in %s", r.phase()))
-	case errors.Is(err, errExpired):
-		return w.finish(ctx, r, schemas.StatusExpired, schemas.Errorf(schemas.CodeDeadlineExceeded,
-			"the deadline %s passed in %s", r.job.Deadline.UTC().Format(time.RFC3339Nano), r.phase()))
+		return w.end(ctx, r, schemas.StatusCompleted, nil)
 	case errors.Is(err, ErrLeaseLost):
 		r.out.drop()
 		return err
+	case errors.Is(err, errCancelled):
+		w.observeCancel(r, r.phase())
+		return w.end(ctx, r, schemas.StatusCancelled, schemas.Errorf(schemas.CodeCancelled, "cancelled in %s", r.phase()))
+	case errors.Is(err, errExpired):
+		return w.end(ctx, r, schemas.StatusExpired, schemas.Errorf(schemas.CodeDeadlineExceeded,
+			"the deadline %s passed in %s", r.job.Deadline.UTC().Format(time.RFC3339Nano), r.phase()))
 	case errors.Is(err, ErrStopping):
-		return w.interrupt(r, err, &schemas.Event{Kind: schemas.Interrupted, Handback: true,
-			Error: schemas.Errorf(schemas.CodeEngineUnavailable, "worker %s is stopping", w.cfg.ID)})
+		return w.handBack(r, err, schemas.Errorf(schemas.CodeEngineUnavailable, "worker %s is stopping", w.cfg.ID))
 	}
 	reason := schemas.AsError(err)
 	if errors.Is(err, ErrStalled) {
@@ -47,16 +50,16 @@ func (w *Worker) conclude(ctx context.Context, r *run, err error) error {
 	case reason.Code == schemas.CodeMaxAttempts:
 		return w.giveUp(ctx, r, reason)
 	case !reason.Retryable:
-		return w.finish(ctx, r, schemas.StatusFailed, reason)
+		return w.end(ctx, r, schemas.StatusFailed, reason)
 	case !r.opened:
 		return err // nobody has been told of this attempt
 	case errors.Is(err, ErrNotReceived):
-		return w.interrupt(r, err, &schemas.Event{Kind: schemas.Interrupted, Handback: true, Error: reason})
+		return w.handBack(r, err, reason)
 	case r.job.OnInterrupt == schemas.FailOnInterrupt && r.decoding.Load():
-		return w.finish(ctx, r, schemas.StatusFailed, reason)
+		return w.end(ctx, r, schemas.StatusFailed, reason)
 	}
-	if err := w.interrupt(r, nil, &schemas.Event{Kind: schemas.Interrupted, Error: reason}); err != nil {
-		return err
+	if said := r.out.event(&schemas.Event{Kind: schemas.Interrupted, Error: reason}); said != nil {
+		return said
 	}
 	r.history.failed = append(r.history.failed, schemas.Attempt{Attempt: r.attempt, Worker: w.cfg.ID, Error: reason})
 	if out := w.outOfAttempts(r); out != nil {
@@ -65,12 +68,22 @@ func (w *Worker) conclude(ctx context.Context, r *run, err error) error {
 	return err
 }
 
-// interrupt closes an attempt that was opened and returns err, or the error of saying so.
-func (w *Worker) interrupt(r *run, err error, e *schemas.Event) error {
+// end finishes a job. If its Result cannot be stored, the attempt was none of the job's fault.
+func (w *Worker) end(ctx context.Context, r *run, status schemas.Status, reason *schemas.Error) error {
+	err := w.finish(ctx, r, status, reason)
+	if err == nil || errors.Is(err, ErrLeaseLost) {
+		return err
+	}
+	return w.handBack(r, err, schemas.Errorf(schemas.CodeInternal, "%v", err))
+}
+
+// handBack closes an attempt, if it was opened, without counting it as failed. It returns err, or
+// the error of saying so.
+func (w *Worker) handBack(r *run, err error, reason *schemas.Error) error {
 	if !r.opened {
 		return err
 	}
-	if said := r.out.event(e); said != nil {
+	if said := r.out.event(&schemas.Event{Kind: schemas.Interrupted, Handback: true, Error: reason}); said != nil {
 		return said
 	}
 	return err
@@ -101,6 +114,8 @@ func (w *Worker) bury(ctx context.Context, r *run, reason *schemas.Error) error 
 	} else {
 		d.PayloadBase64 = data
 	}
+	ctx, stop := context.WithTimeout(ctx, finishTimeout)
+	defer stop()
 	if err := queue.PutDeadLetter(ctx, w.js, d); err != nil {
 		return fmt.Errorf("store the dead letter of job %s: %w", r.job.ID, err)
 	}
@@ -111,22 +126,19 @@ func (w *Worker) bury(ctx context.Context, r *run, reason *schemas.Error) error 
 // finish stores the Result, tells the readers, and accounts for the job. If another writer was
 // first, the job is theirs and nothing is said.
 func (w *Worker) finish(ctx context.Context, r *run, status schemas.Status, reason *schemas.Error) error {
-	result, err := w.result(r, status, reason)
-	if err != nil {
-		return err
-	}
+	result := w.result(r, status, reason)
 	if status == schemas.StatusCompleted && r.job.Stream && result.Usage != nil {
 		if err := r.out.event(&schemas.Event{Kind: schemas.UsageKind, Usage: result.Usage}); err != nil {
 			return err
 		}
 	}
 	result.LastSeq = r.out.next()
-	err = queue.PutResult(ctx, w.js, result)
+	err := w.store(ctx, r, result)
 	if schemas.ErrorCode(err) == schemas.CodePayloadTooLarge {
 		// The answer does not fit a message. Its deltas may have been read, but there is no complete record of it.
 		result.Status, result.Text, result.Choices = schemas.StatusFailed, "", nil
 		result.Error = schemas.Errorf(schemas.CodePayloadTooLarge, "the result is too large to store: %v", err)
-		err = queue.PutResult(ctx, w.js, result)
+		err = w.store(ctx, r, result)
 	}
 	outcome := string(result.Status)
 	switch {
@@ -147,7 +159,39 @@ func (w *Worker) finish(ctx context.Context, r *run, status schemas.Status, reas
 	return nil
 }
 
-func (w *Worker) result(r *run, status schemas.Status, reason *schemas.Error) (*schemas.Result, error) {
+// store puts the Result where it is kept. What was generated is not thrown away because the queue
+// cannot take it at the moment: the lease is kept and the result offered again, until the worker
+// has drained for as long as it may. Meanwhile nothing new is pulled.
+func (w *Worker) store(ctx context.Context, r *run, result *schemas.Result) error {
+	for {
+		try, stop := context.WithTimeout(ctx, finishTimeout)
+		err := queue.PutResult(try, w.js, result)
+		stop()
+		switch {
+		case err == nil, errors.Is(err, queue.ErrResultExists):
+			if w.gate.release(keeperResults) {
+				w.log.Info().Msg("results can be stored again")
+			}
+			return err
+		case schemas.ErrorCode(err) == schemas.CodePayloadTooLarge:
+			return err
+		case r.lapsed() != nil:
+			return r.lapsed()
+		case r.jobs.Err() != nil:
+			return err
+		}
+		if w.gate.shut(keeperResults, "results cannot be stored: "+err.Error()) {
+			w.log.Error().Err(err).Msg("results cannot be stored; pulling stops")
+		}
+		r.touch()
+		select {
+		case <-r.jobs.Done():
+		case <-time.After(storeAgain):
+		}
+	}
+}
+
+func (w *Worker) result(r *run, status schemas.Status, reason *schemas.Error) *schemas.Result {
 	now := time.Now()
 	r.timings.Total = ms(now.Sub(r.meta.Timestamp))
 	result := &schemas.Result{
@@ -159,17 +203,19 @@ func (w *Worker) result(r *run, status schemas.Status, reason *schemas.Error) (*
 		result.Endpoint = "" // the job did not decode so far
 	}
 	if r.answer == nil {
-		return result, nil
+		return result
 	}
 	var err error
 	if result.Choices, err = r.answer.choices(); err != nil {
-		return nil, fmt.Errorf("assemble the result of job %s: %w", r.job.ID, err)
+		// The engine sent what is not of OpenAI's form, and would again. The stream has it as it came.
+		result.Status, result.Choices = schemas.StatusFailed, nil
+		result.Error = schemas.Errorf(schemas.CodeInternal, "assemble the result: %v", err).Permanent()
 	}
 	result.Text = r.answer.text()
 	if result.Usage = r.usage; result.Usage == nil {
 		result.Usage = r.answer.usage()
 	}
-	return result, nil
+	return result
 }
 
 func terminalEvent(r *schemas.Result) *schemas.Event {
@@ -183,7 +229,7 @@ func (w *Worker) logOutcome(r *run, result *schemas.Result, outcome string) {
 		e = e.Int("prompt_tokens", u.PromptTokens).Int("completion_tokens", u.CompletionTokens)
 	}
 	if result.Error != nil {
-		e = e.Str("code", string(result.Error.Code)).Str("error", result.Error.Message)
+		e = w.blame(e, result.Error)
 	}
 	if w.cfg.LogPrompts {
 		e = e.Bytes("body", r.job.Body).Str("text", result.Text)

@@ -33,7 +33,7 @@ func (w *Worker) look(ctx context.Context) {
 	}
 	if err != nil {
 		w.metrics.engineUp.Set(0)
-		if w.gate.set(false, schemas.AsError(err).Message) {
+		if w.gate.shut(keeperEngine, schemas.AsError(err).Message) {
 			w.log.Warn().Err(err).Stringer("engine", w.engine).Msg("engine is not well; pulling stops")
 		}
 		return
@@ -43,7 +43,7 @@ func (w *Worker) look(ctx context.Context) {
 	w.health = h
 	w.mu.Unlock()
 	w.metrics.engineUp.Set(1)
-	if !w.gate.set(true, "") {
+	if !w.gate.release(keeperEngine) {
 		return
 	}
 	w.log.Info().Stringer("engine", w.engine).Str("serves", h.Model).Int("max_model_len", h.MaxModelLen).
@@ -57,7 +57,7 @@ func (w *Worker) look(ctx context.Context) {
 
 // doubt closes the gate after a failure that may be the engine's, until it has been looked at.
 func (w *Worker) doubt(reason *schemas.Error) {
-	if w.gate.set(false, reason.Message) {
+	if w.gate.shut(keeperEngine, reason.Message) {
 		w.log.Warn().Err(reason).Stringer("engine", w.engine).Msg("a job failed on the engine; pulling stops until it has been looked at")
 	}
 	select {

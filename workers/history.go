@@ -1,7 +1,10 @@
 package workers
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"fmt"
 
 	"github.com/hxp-enterprise/hxp/internal/queue"
 	"github.com/hxp-enterprise/hxp/schemas"
@@ -11,22 +14,38 @@ import (
 type history struct {
 	lastSeq   uint64
 	attempt   int               // the newest attempt in the record
+	source    string            // the message whose attempt was recorded first
 	delivered bool              // text has been sent
 	failed    []schemas.Attempt // attempts that count, oldest first
 }
 
-// readHistory reads the job's record before a later attempt. A first delivery has none.
+// readHistory reads the job's record.
 func (w *Worker) readHistory(ctx context.Context, r *run) error {
-	if r.meta.NumDelivered > 1 {
-		events, err := queue.ReadRecord(ctx, w.js, r.job.Tenant, r.job.ID, 0)
+	events, err := queue.ReadRecord(ctx, w.js, r.job.Tenant, r.job.ID, 0)
+	switch {
+	case errors.Is(err, queue.ErrBadRecord):
+		// What is not an event counts for nothing; the events around it do.
+	case errors.Is(err, queue.ErrRecordTooLarge):
+		last, err := queue.LastEvent(ctx, w.js, r.job.Tenant, r.job.ID)
 		if err != nil {
 			return err
 		}
-		r.history = readAttempts(events)
-		r.attempt = max(r.attempt, r.history.attempt+1)
+		events = []schemas.Event{{Seq: last.Seq, Attempt: last.Attempt, Kind: schemas.DeltaKind}}
+	case err != nil:
+		return err
 	}
-	r.out.resume(r.history.lastSeq, r.attempt)
+	r.history = readAttempts(events)
+	r.attempt = max(r.attempt, r.history.attempt+1)
 	return nil
+}
+
+// foreign reports whether the record is that of another message with the same job id: the message
+// whose attempt was recorded first is the one that is run.
+func (h *history) foreign(r *run) bool { return h.source != "" && h.source != r.source() }
+
+// source names the message that is being run.
+func (r *run) source() string {
+	return fmt.Sprintf("%s/%d", r.meta.Stream, r.meta.Sequence.Stream)
 }
 
 // readAttempts counts the attempts in a record. One that was opened and neither ended nor handed
@@ -42,14 +61,14 @@ func readAttempts(events []schemas.Event) history {
 		current = nil
 	}
 	for _, e := range events {
-		h.lastSeq = max(h.lastSeq, e.Seq)
 		if e.Attempt < h.attempt {
-			continue // a fenced worker's last words
+			continue // a fenced worker's last words: no reader counts them
 		}
-		h.attempt = e.Attempt
+		h.attempt, h.lastSeq = e.Attempt, e.Seq
 		switch {
 		case e.Kind.Opens():
 			lost()
+			h.source = cmp.Or(h.source, e.Source)
 			current = &schemas.Attempt{Attempt: e.Attempt, Worker: e.Worker}
 		case e.Kind == schemas.DeltaKind:
 			h.delivered = true
@@ -72,7 +91,7 @@ func (w *Worker) outOfAttempts(r *run) error {
 	if n := len(r.history.failed); n >= w.cfg.MaxAttempts {
 		return schemas.Errorf(schemas.CodeMaxAttempts, "%d of %d attempts failed, the last with: %s", n, w.cfg.MaxAttempts, r.history.failed[n-1].Error.Message)
 	}
-	if n := int(r.meta.NumDelivered); n > w.cfg.MaxDeliveries {
+	if n := int(r.meta.NumDelivered); r.history.attempt == 0 && n > w.cfg.MaxDeliveries {
 		return schemas.Errorf(schemas.CodeMaxAttempts, "delivered %d times without an end; the bound is %d", n, w.cfg.MaxDeliveries)
 	}
 	return nil

@@ -77,6 +77,7 @@ func TestUrgentJobsStartFirst(t *testing.T) {
 	b.pending(schemas.Interactive, 1)
 	b.pending(schemas.Standard, 1)
 	e.pass <- struct{}{}
+	e.await(t, slots+1)
 	e.pass <- struct{}{}
 	got := e.await(t, slots+2)[slots:]
 	if want := []schemas.Class{schemas.Interactive, schemas.Standard}; !slices.Equal(got, want) {

@@ -20,11 +20,14 @@ type run struct {
 	attempt  int
 	received time.Time
 	cancel   context.CancelCauseFunc
-	ended    chan struct{} // closed when the run has been settled
+	jobs     context.Context // ends when the worker has drained for as long as it may
+	ended    chan struct{}   // closed when the run has been settled
 
 	progress  atomic.Int64 // when the engine last got on, as time since received
 	decoding  atomic.Bool  // the first token has come
 	prefilled atomic.Bool  // the engine has the request
+	ending    atomic.Bool  // the attempt is over and its end is being stored
+	lost      atomic.Bool  // the lease has gone; nothing may be said any more
 	aborted   atomic.Int64 // when a cancel was asked for, as time since received; 0 if none was
 
 	out     *stream // where its events go

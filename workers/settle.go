@@ -6,13 +6,14 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
 
 	"github.com/hxp-enterprise/hxp/schemas"
 )
 
 // handle runs one delivery from beginning to end. It owns the slot that was taken for it.
 func (w *Worker) handle(jobs context.Context, class schemas.Class, msg jetstream.Msg) {
-	r := &run{w: w, msg: msg, class: class, received: time.Now(), ended: make(chan struct{}), extra: 0}
+	r := &run{w: w, msg: msg, class: class, jobs: jobs, received: time.Now(), ended: make(chan struct{})}
 	defer func() { w.slots.give(1 + r.extra) }()
 	meta, err := msg.Metadata()
 	if err != nil {
@@ -85,7 +86,7 @@ func (w *Worker) logRetry(r *run, err error, fate string, delay time.Duration) {
 	if !errors.Is(err, ErrDiscard) { // that one has been counted as failed
 		w.metrics.class[r.class].outcome(fate)
 	}
-	e := w.log.Warn().Err(err).Str("outcome", fate).Int("attempt", r.attempt).Str("subject", r.msg.Subject())
+	e := w.blame(w.log.Warn(), err).Str("outcome", fate).Int("attempt", r.attempt).Str("subject", r.msg.Subject())
 	if r.job != nil {
 		e = e.Str("job", r.job.ID).Str("tenant", r.job.Tenant)
 	}
@@ -93,6 +94,26 @@ func (w *Worker) logRetry(r *run, err error, fate string, delay time.Duration) {
 		e = e.Dur("retry_in", delay)
 	}
 	e.Msg("job not answered")
+}
+
+// blame adds an error to a log line. What is wrong with a request may quote it, so of that only the
+// code and the field are logged unless prompts may be.
+func (w *Worker) blame(e *zerolog.Event, err error) *zerolog.Event {
+	reason, ok := errors.AsType[*schemas.Error](err)
+	if !ok {
+		return e.Err(err)
+	}
+	e = e.Str("code", string(reason.Code))
+	if reason.Param != "" {
+		e = e.Str("param", reason.Param)
+	}
+	switch reason.Code {
+	case schemas.CodeInvalidRequest, schemas.CodeContextLengthExceeded, schemas.CodeContentBlocked:
+		if !w.cfg.LogPrompts {
+			return e
+		}
+	}
+	return e.Err(err)
 }
 
 func firstLine(s string) string {

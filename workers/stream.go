@@ -21,6 +21,7 @@ type stream struct {
 	subject  string
 	inbox    string // a second address, or ""
 	coalesce time.Duration
+	lapsed   func() error // says that the lease has gone
 
 	mu      sync.Mutex
 	seq     uint64
@@ -33,13 +34,22 @@ type stream struct {
 	err     error // the first publish that failed
 }
 
+// lapsed returns ErrLeaseLost if the job may be another worker's by now: a process that was frozen
+// finds out here, before it says another word.
+func (r *run) lapsed() error {
+	if silent, lapsed := r.w.leases.lapsed(); lapsed || r.lost.Load() {
+		return fmt.Errorf("%w: nothing renewed for %s", ErrLeaseLost, silent.Round(time.Millisecond))
+	}
+	return nil
+}
+
 // open resolves where the events of r's job go.
 func (w *Worker) open(r *run) error {
 	subject, inbox, err := schemas.ReplySubject(r.job.ReplyTo, r.job.Tenant, r.job.ID)
 	if err != nil {
 		return err
 	}
-	r.out = &stream{nc: w.nc, job: r.job.ID, subject: subject, inbox: inbox, coalesce: w.cfg.Coalesce, attempt: r.attempt}
+	r.out = &stream{nc: w.nc, job: r.job.ID, subject: subject, inbox: inbox, coalesce: w.cfg.Coalesce, lapsed: r.lapsed, attempt: r.attempt}
 	return nil
 }
 
@@ -117,6 +127,9 @@ func (s *stream) flush() {
 }
 
 func (s *stream) publish(e *schemas.Event) {
+	if s.err == nil {
+		s.err = s.lapsed()
+	}
 	if s.err != nil {
 		return
 	}

@@ -73,7 +73,7 @@ func New(js jetstream.JetStream, model string, engine Engine, cfg Config) (*Work
 		js: js, nc: js.Conn(), model: model, engine: engine, cfg: cfg, metrics: m,
 		log:     cfg.Logger.With().Str("model", model).Str("worker", cfg.ID).Logger(),
 		slots:   newSlots(cfg.Slots),
-		gate:    newGate("the engine has not answered yet"),
+		gate:    newGate(keeperEngine, "the engine has not answered yet"),
 		suspect: make(chan struct{}, 1),
 		running: make(map[string]*run),
 		started: time.Now(),

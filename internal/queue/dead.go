@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"iter"
 
 	"github.com/nats-io/nats.go"
@@ -23,11 +24,24 @@ type StoredDeadLetter struct {
 	schemas.DeadLetter
 }
 
+// deadID de-duplicates a dead letter: the same for every delivery of one message, another for
+// another message that brings the same job id.
+func deadID(d *schemas.DeadLetter) string {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(d.Payload)) // a hash takes everything
+	_, _ = h.Write(d.PayloadBase64)
+	return fmt.Sprintf("%s.%s.%s.%016x", d.Model, d.Tenant, d.ID, h.Sum64())
+}
+
 // PutDeadLetter stores a dead letter; storing the same job's again within the duplicate window does
 // nothing. A payload that would make it larger than a message may be is left out, and the reason
 // says so: a job that could not be given up would come back for ever.
 func PutDeadLetter(ctx context.Context, js jetstream.JetStream, d *schemas.DeadLetter) error {
-	if err := checkTokens(map[string]string{"model": d.Model, "tenant": d.Tenant, "id": d.ID}); err != nil {
+	names := map[string]string{"model": d.Model, "tenant": d.Tenant, "id": d.ID}
+	if d.Tenant == schemas.UnknownTenant {
+		delete(names, "tenant")
+	}
+	if err := checkTokens(names); err != nil {
 		return fmt.Errorf("store dead letter: %w", err)
 	}
 	data, err := json.Marshal(d)
@@ -38,7 +52,7 @@ func PutDeadLetter(ctx context.Context, js jetstream.JetStream, d *schemas.DeadL
 		return fmt.Errorf("store dead letter of job %s: %w", d.ID, err)
 	}
 	msg := message(schemas.DeadSubject(d.Model, d.Tenant), data, d.ID)
-	if err := publish(ctx, js, msg, jetstream.WithMsgID(d.Model+"."+d.Tenant+"."+d.ID)); err != nil {
+	if err := publish(ctx, js, msg, jetstream.WithMsgID(deadID(d))); err != nil {
 		return fmt.Errorf("store dead letter of job %s: %w", d.ID, err)
 	}
 	return nil
