@@ -15,6 +15,9 @@ import (
 	"github.com/hxp-enterprise/hxp/schemas"
 )
 
+// unqueueWait bounds how long a cancel waits for its job to be taken out of the queue.
+const unqueueWait = time.Second
+
 // Cancel asks for a job of the client's tenant to be stopped, from any process, and returns how far
 // it had come. A worker that runs it aborts the generation and ends the job; PhaseEnded means that the
 // job had ended already.
@@ -22,19 +25,25 @@ import (
 // A job that no worker answers for within [Config.CancelWait] is taken for queued and ended here, by
 // writing its Result: this works when no worker serves the model. The first Result counts, so a worker
 // that was merely slow to answer changes nothing. An id that was never submitted is cancelled likewise.
+//
+// The client that submitted the job also takes it out of the queue while the job's stream is open,
+// so that it no longer counts against the tenant's cap. Otherwise it stays until a worker comes to it,
+// which finds the Result.
 func (c *Client) Cancel(ctx context.Context, jobID, reason string) (schemas.Phase, error) {
 	job := schemas.Job{ID: jobID, Tenant: c.cfg.Tenant}
+	var stored uint64
 	c.mu.Lock()
 	for _, s := range c.streams[jobID] {
 		if s.job.Model != "" { // submitted here: more is known than the id
-			job = s.job
+			job, stored = s.job, max(stored, s.stored)
 		}
 	}
 	c.mu.Unlock()
-	return c.cancelJob(ctx, &job, reason)
+	return c.cancelJob(ctx, &job, stored, reason)
 }
 
-func (c *Client) cancelJob(ctx context.Context, job *schemas.Job, reason string) (schemas.Phase, error) {
+// cancelJob cancels a job that lies at place stored of its model's queue, 0 where that is not known.
+func (c *Client) cancelJob(ctx context.Context, job *schemas.Job, stored uint64, reason string) (schemas.Phase, error) {
 	switch _, err := c.Result(ctx, job.ID); {
 	case err == nil:
 		return schemas.PhaseEnded, nil
@@ -53,7 +62,21 @@ func (c *Client) cancelJob(ctx context.Context, job *schemas.Job, reason string)
 	if reply != nil {
 		return reply.Phase, nil
 	}
-	return c.cancelQueued(ctx, job, reason)
+	phase, err := c.cancelQueued(ctx, job, reason)
+	if err == nil && phase == schemas.PhaseQueued && stored > 0 {
+		c.unqueue(ctx, job, stored)
+	}
+	return phase, err
+}
+
+// unqueue takes a job that has ended out of the queue. Whether that works changes nothing for the job:
+// a connection may not be allowed to, which looks like silence, and a worker may have been faster.
+func (c *Client) unqueue(ctx context.Context, job *schemas.Job, stored uint64) {
+	ctx, cancel := context.WithTimeout(ctx, unqueueWait)
+	defer cancel()
+	if err := queue.DeleteJob(ctx, c.js, job.Model, stored); err != nil {
+		c.cfg.Logger.Debug().Err(err).Str("job", job.ID).Msg("cancelled job stays in the queue until a worker finds its result")
+	}
 }
 
 // ask sends the cancel to all workers and returns the answer of the one that runs the job, or nil.

@@ -127,7 +127,7 @@ func (c *Client) open(s *Stream, private bool) error {
 		subject := schemas.EventsOfJob(c.cfg.Tenant, s.job.ID)
 		sub, err := c.nc.Subscribe(subject, func(m *nats.Msg) {
 			if e, ok := c.decode(m); ok {
-				s.receive(e)
+				s.receive(e, len(m.Data))
 			}
 		})
 		if err != nil {
@@ -172,7 +172,7 @@ func (c *Client) onEvent(m *nats.Msg) {
 	}
 	for _, s := range streams {
 		if s.shared {
-			s.receive(e)
+			s.receive(e, len(m.Data))
 		}
 	}
 }

@@ -30,8 +30,10 @@ type Config struct {
 	// AttemptTimeout is how long one attempt to publish waits for the queue's acknowledgement
 	// before it is sent again under the same id. Defaults to 1 s.
 	AttemptTimeout time.Duration
-	// Buffer is how many events a stream holds for its reader. Defaults to 4096.
+	// Buffer is how many live events a stream holds for its reader. Defaults to 4096.
 	Buffer int
+	// BufferBytes is how many bytes of them it holds. Defaults to 8 MiB.
+	BufferBytes int
 	// IdleCheck is after how much silence a stream looks at the record and at the Result. Defaults to 5 s.
 	IdleCheck time.Duration
 	// GapWait is how long a stream waits for missing events to appear in the record, which is
@@ -55,6 +57,7 @@ func (c Config) withDefaults() Config {
 	c.SubmitTimeout = cmp.Or(c.SubmitTimeout, 5*time.Second)
 	c.AttemptTimeout = cmp.Or(c.AttemptTimeout, time.Second)
 	c.Buffer = cmp.Or(c.Buffer, 4096)
+	c.BufferBytes = cmp.Or(c.BufferBytes, 8<<20)
 	c.IdleCheck = cmp.Or(c.IdleCheck, 5*time.Second)
 	c.GapWait = cmp.Or(c.GapWait, 2*time.Second)
 	c.CancelWait = cmp.Or(c.CancelWait, 250*time.Millisecond)
@@ -87,6 +90,9 @@ func (c Config) validate() error {
 	}
 	if c.Buffer < 1 {
 		errs = append(errs, fmt.Errorf("Buffer is %d; want at least 1", c.Buffer))
+	}
+	if c.BufferBytes < 1 {
+		errs = append(errs, fmt.Errorf("BufferBytes is %d; want at least 1", c.BufferBytes))
 	}
 	return errors.Join(errs...)
 }

@@ -27,11 +27,13 @@
 // reader cannot tell them from good ones at that moment. If the attempt that replaced it begins
 // before the last event shown, the stream ends with [ErrConflict]; reading it again with
 // [Client.Follow] from 0 gives the true one, since the record shows both attempts. A Restarted event
-// needs no such care: it tells the reader to drop the earlier text anyway.
+// needs no such care: it tells the reader to drop the earlier text anyway. For the same reason what
+// was lost before it is not looked for: it comes at once, with the Seq it has. A stream that has shown
+// text of another attempt than the one that the Result is of ends with [ErrConflict] too.
 //
 // # Slow readers
 //
-// Each stream holds at most [Config.Buffer] events. A reader that falls further behind loses live
+// Each stream holds at most [Config.Buffer] live events of [Config.BufferBytes] in all. A reader that falls further behind loses live
 // events and gets them from the record; it costs no other stream anything.
 //
 // # Queued or unknown

@@ -86,6 +86,11 @@ func (e *ConflictError) Error() string {
 // Unwrap returns [ErrConflict].
 func (e *ConflictError) Unwrap() error { return ErrConflict }
 
+// unsetTries is how many reads in a row may find nobody who answers for a stream before it is taken
+// to be missing: while its leader is elected, or a broker reads its store, that looks the same. Each
+// read has tried for about half a second.
+const unsetTries = 3
+
 // passing reports whether err is the kind of error that a broker's restart, election or a lost
 // connection brings, and that goes away by itself.
 func passing(err error) bool {

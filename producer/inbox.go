@@ -10,20 +10,26 @@ import (
 // wait, and the stream's reader. It is bounded: what does not fit is dropped, and marks the inbox so
 // that the reader goes to the record.
 type inbox struct {
-	wake  chan struct{} // holds one token when there is something to look at
-	limit int
+	wake     chan struct{} // holds one token when there is something to look at
+	limit    int           // of events
+	maxBytes int           // of their size
 
 	mu     sync.Mutex
 	events []schemas.Event
+	bytes  int
 	check  bool // look at the record and the Result, once events is empty
 }
 
-func newInbox(limit int) *inbox { return &inbox{wake: make(chan struct{}, 1), limit: limit} }
+func newInbox(limit, maxBytes int) *inbox {
+	return &inbox{wake: make(chan struct{}, 1), limit: limit, maxBytes: maxBytes}
+}
 
-func (b *inbox) push(e schemas.Event) {
+// push takes an event that came as a message of so many bytes.
+func (b *inbox) push(e schemas.Event, size int) {
 	b.mu.Lock()
-	if len(b.events) < b.limit {
+	if len(b.events) < b.limit && size <= b.maxBytes-b.bytes {
 		b.events = append(b.events, e)
+		b.bytes += size
 	} else {
 		b.check = true
 	}
@@ -53,7 +59,7 @@ func (b *inbox) signal() {
 func (b *inbox) take() (events []schemas.Event, check bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	events, b.events = b.events, nil
+	events, b.events, b.bytes = b.events, nil, 0
 	if len(events) == 0 {
 		check, b.check = b.check, false
 	}

@@ -79,7 +79,7 @@ func (s *Stream) tolerate(ctx context.Context, err error) error {
 		return fmt.Errorf("read job %s: %w", s.job.ID, context.Cause(ctx))
 	case passing(err):
 		return nil
-	case errors.Is(err, ErrNotSetUp) && s.unset < 3: // or its leader is being elected
+	case errors.Is(err, ErrNotSetUp) && s.unset < unsetTries: // or its leader is being elected
 		s.unset++
 		return nil
 	default:

@@ -25,6 +25,7 @@ type Stream struct {
 	// shared streams get their events from the client's own subscription.
 	shared bool
 	sub    *nats.Subscription // the stream's own subscription, if any; guarded by c.mu
+	stored uint64             // the job's place in its model's queue, 0 while unknown; guarded by c.mu
 
 	in        *inbox
 	closing   sync.Once
@@ -38,7 +39,7 @@ type Stream struct {
 
 func (c *Client) newStream(job schemas.Job) *Stream {
 	s := &Stream{
-		c: c, job: job, in: newInbox(c.cfg.Buffer),
+		c: c, job: job, in: newInbox(c.cfg.Buffer, c.cfg.BufferBytes),
 		closed: make(chan struct{}), finished: make(chan struct{}),
 	}
 	s.opened = time.Now()
@@ -52,9 +53,9 @@ func (s *Stream) Job() schemas.Job { return s.job }
 // submission, from its start, and this one's body was not looked at.
 func (s *Stream) Duplicate() bool { return s.duplicate }
 
-// receive takes a live event. It never waits.
-func (s *Stream) receive(e schemas.Event) {
-	s.in.push(e)
+// receive takes a live event that came as a message of so many bytes. It never waits.
+func (s *Stream) receive(e schemas.Event, size int) {
+	s.in.push(e, size)
 	if e.Kind.Terminal() {
 		s.finishing.Do(func() { close(s.finished) })
 	}
@@ -71,8 +72,9 @@ func (s *Stream) over() {
 // [ErrGap], [ErrConflict], [ErrUnknownJob], [ErrClosed], the context's, or that of a failed read.
 // That a job failed is no error of its stream: the terminal event says so.
 //
-// Seq rises by one from event to event, except that a Restarted event may step back; all text before
-// it is void. Ranging again goes on after the last event yielded; after the terminal event it yields
+// Seq rises by one from event to event, except that a Restarted event may step back, or ahead of
+// events that were lost: all text before it is void. An attempt may open, or the job end, some way ahead
+// as well, where a worker that had been replaced took the places between. Ranging again goes on after the last event yielded; after the terminal event it yields
 // nothing. Events must not be changed: streams of the same job share them.
 func (s *Stream) Events(ctx context.Context) iter.Seq2[schemas.Event, error] {
 	return func(yield func(schemas.Event, error) bool) {
@@ -100,13 +102,20 @@ func (s *Stream) Events(ctx context.Context) iter.Seq2[schemas.Event, error] {
 func (s *Stream) Result(ctx context.Context) (*schemas.Result, error) {
 	finished := s.finished
 	delay := s.c.cfg.IdleCheck
+	unset := 0
 	for {
 		r, err := s.c.Result(ctx, s.job.ID)
 		switch {
-		case ctx.Err() != nil && err != nil:
+		case err == nil:
+			return r, nil
+		case ctx.Err() != nil:
 			return nil, fmt.Errorf("result of job %s: %w", s.job.ID, context.Cause(ctx))
-		case err == nil || !errors.Is(err, ErrNoResult) && !passing(err):
-			return r, err
+		case errors.Is(err, ErrNoResult):
+			unset = 0
+		case errors.Is(err, ErrNotSetUp) && unset < unsetTries:
+			unset++
+		case !passing(err):
+			return nil, err
 		}
 		timer := time.NewTimer(delay)
 		select {
@@ -126,7 +135,10 @@ func (s *Stream) Result(ctx context.Context) (*schemas.Result, error) {
 
 // Cancel asks for the job to be stopped. See [Client.Cancel].
 func (s *Stream) Cancel(ctx context.Context, reason string) (schemas.Phase, error) {
-	return s.c.cancelJob(ctx, &s.job, reason)
+	s.c.mu.Lock()
+	stored := s.stored
+	s.c.mu.Unlock()
+	return s.c.cancelJob(ctx, &s.job, stored, reason)
 }
 
 // Close ends the stream. The job goes on: disconnecting is not cancelling. A reader gets what has

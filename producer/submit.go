@@ -58,10 +58,11 @@ func (c *Client) Submit(ctx context.Context, job schemas.Job) (*Stream, error) {
 func (c *Client) enqueue(ctx context.Context, s *Stream, msg *nats.Msg, given bool) error {
 	if given {
 		known, err := c.ranBefore(ctx, s.job.ID)
-		if errors.Is(err, ErrNotSetUp) {
+		for unset := 0; errors.Is(err, ErrNotSetUp) && unset < unsetTries; unset++ {
 			if why := c.whyNoStream(ctx, s.job.Model, err); why != nil {
 				return why
 			}
+			known, err = c.ranBefore(ctx, s.job.ID)
 		}
 		if err != nil {
 			return c.unanswered(ctx, s.job.ID, err)
@@ -75,6 +76,9 @@ func (c *Client) enqueue(ctx context.Context, s *Stream, msg *nats.Msg, given bo
 		}
 		// An id made here can only be a duplicate of an attempt that was stored but not acknowledged in time.
 		s.duplicate = ack.Duplicate && given
+		c.mu.Lock()
+		s.stored = ack.Sequence
+		c.mu.Unlock()
 	}
 	if !s.duplicate {
 		return nil
@@ -121,7 +125,7 @@ func (c *Client) prepare(job *schemas.Job) (*nats.Msg, error) {
 	}
 	msg := nats.NewMsg(schemas.JobSubject(job.Model, job.Class, job.Tenant))
 	msg.Data = data
-	msg.Header.Set(schemas.HeaderMsgID, job.ID)
+	msg.Header.Set(schemas.HeaderMsgID, schemas.MsgID(job.Tenant, job.ID))
 	msg.Header.Set(schemas.HeaderJobID, job.ID)
 	msg.Header.Set(schemas.HeaderContentType, schemas.ContentTypeJSON)
 	// The server closes the connection of a client that sends more. 0 while never connected.
@@ -147,7 +151,7 @@ func (c *Client) ranBefore(ctx context.Context, id string) (bool, error) {
 // publish sends the job until the queue acknowledges or refuses it. One attempt must not take all
 // the time there is: an attempt in flight when a leader dies is never answered.
 func (c *Client) publish(ctx context.Context, msg *nats.Msg, job *schemas.Job) (*jetstream.PubAck, error) {
-	for {
+	for delay := 20 * time.Millisecond; ; delay = min(2*delay, 320*time.Millisecond) {
 		attempt, cancel := context.WithTimeout(ctx, c.cfg.AttemptTimeout)
 		ack, err := c.js.PublishMsg(attempt, msg, jetstream.WithRetryAttempts(0))
 		cancel()
@@ -162,10 +166,11 @@ func (c *Client) publish(ctx context.Context, msg *nats.Msg, job *schemas.Job) (
 				return nil, why
 			}
 		case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout), errors.Is(err, nats.ErrDisconnected):
+		case queue.Temporary(err): // also said of a copy that meets one sent before it, so it is no refusal
 		default:
 			return nil, queue.PublishError(err, job.Model)
 		}
-		pause(ctx, 20*time.Millisecond, nil) // a ctx that has ended fails the next attempt
+		pause(ctx, delay, nil) // a ctx that has ended fails the next attempt
 	}
 }
 

@@ -39,6 +39,13 @@ func (g *gate) why() string {
 	return strings.Join(slices.Sorted(maps.Values(g.reasons)), "; ")
 }
 
+// held returns the reason for which keeper holds the gate shut, or "".
+func (g *gate) held(keeper string) string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.reasons[keeper]
+}
+
 // shut holds the gate shut for a reason and reports whether keeper had not before.
 func (g *gate) shut(keeper, reason string) bool {
 	g.mu.Lock()

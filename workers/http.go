@@ -5,8 +5,6 @@ import (
 	"net/http"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-
-	"github.com/hxp-enterprise/hxp/schemas"
 )
 
 // Check is one line of /readyz.
@@ -17,11 +15,19 @@ type Check struct {
 
 // Ready says whether the worker takes jobs, check by check.
 func (w *Worker) Ready() (bool, map[string]Check) {
-	info := w.Info()
+	w.mu.Lock()
+	draining := w.draining
+	w.mu.Unlock()
 	checks := map[string]Check{
-		"queue":  {OK: w.nc.IsConnected(), Detail: w.nc.Status().String()},
-		"engine": {OK: info.State == schemas.WorkerReady || info.State == schemas.WorkerDraining && info.Reason == "", Detail: info.Reason},
-		"pull":   {OK: info.State != schemas.WorkerDraining, Detail: string(info.State)},
+		"queue": {OK: w.nc.IsConnected(), Detail: w.nc.Status().String()},
+		"pull":  {OK: !draining},
+	}
+	if draining {
+		checks["pull"] = Check{Detail: "the worker is draining"}
+	}
+	for _, keeper := range []string{keeperEngine, keeperLease, keeperResults} {
+		reason := w.gate.held(keeper)
+		checks[keeper] = Check{OK: reason == "", Detail: reason}
 	}
 	for _, c := range checks {
 		if !c.OK {

@@ -47,7 +47,7 @@ func attempts(ctx context.Context, js jetstream.JetStream, request func(context.
 			return fmt.Errorf("no answer from the queue within %s: %w", time.Since(began).Round(time.Millisecond), err)
 		case isTimeout(err):
 			wait *= 2
-		case isTemporary(err) && again < againTries && ctx.Err() == nil:
+		case Temporary(err) && again < againTries && ctx.Err() == nil:
 			again++
 			select {
 			case <-ctx.Done():
@@ -63,16 +63,14 @@ func isTimeout(err error) bool {
 	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout)
 }
 
-func isTemporary(err error) bool {
+// Temporary reports whether an answer may be different in a moment: a leader is being elected, the
+// stream has more requests than it can take in, or the first copy of the same message is still being stored.
+func Temporary(err error) bool {
 	if _, ok := errors.AsType[againError](err); ok {
 		return true
 	}
-	api, ok := errors.AsType[*jetstream.APIError](err)
-	if !ok {
-		return false
-	}
-	switch api.ErrorCode {
-	case codeUnavailable, codeInProcess, codeOverrun:
+	switch apiError(err).ErrorCode {
+	case codeUnavailable, codeNotLeader, codeInProcess, codeOverrun:
 		return true
 	}
 	return false

@@ -30,7 +30,7 @@ func deadID(d *schemas.DeadLetter) string {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(d.Payload)) // a hash takes everything
 	_, _ = h.Write(d.PayloadBase64)
-	return fmt.Sprintf("%s.%s.%s.%016x", d.Model, d.Tenant, d.ID, h.Sum64())
+	return fmt.Sprintf("%s.%s.%016x", d.Model, schemas.MsgID(d.Tenant, d.ID), h.Sum64())
 }
 
 // PutDeadLetter stores a dead letter; storing the same job's again within the duplicate window does

@@ -17,6 +17,7 @@ import (
 const (
 	codeAccountLimits  jetstream.ErrorCode = 10002 // resource limits exceeded for account
 	codeUnavailable    jetstream.ErrorCode = 10008 // JetStream system temporarily unavailable
+	codeNotLeader      jetstream.ErrorCode = 10009 // JetStream cluster can not handle request
 	codeResources      jetstream.ErrorCode = 10023 // insufficient resources
 	codeMemoryLimit    jetstream.ErrorCode = 10028 // insufficient memory resources available
 	codeStorageLimit   jetstream.ErrorCode = 10047 // insufficient storage resources available

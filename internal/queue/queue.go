@@ -40,7 +40,9 @@ type Config struct {
 	DeadMaxAge time.Duration
 	// WorkerTTL is how long a worker is listed after its last heartbeat. Defaults to 10 s.
 	WorkerTTL time.Duration
-	// CancelTTL is how long a cancel request is remembered. Defaults to 24 hours.
+	// CancelTTL is how long a cancel request is remembered: the longest time that a cancelled job may
+	// wait in the queue without being run after all, since its Result may have expired by then. Defaults
+	// to 14 days, or to ResultsMaxAge if that is longer.
 	CancelTTL time.Duration
 }
 
@@ -58,7 +60,7 @@ func (c Config) withDefaults() Config {
 	c.ResultsMaxBytes = cmp.Or(c.ResultsMaxBytes, 2<<30)
 	c.DeadMaxAge = cmp.Or(c.DeadMaxAge, 14*24*time.Hour)
 	c.WorkerTTL = cmp.Or(c.WorkerTTL, 10*time.Second)
-	c.CancelTTL = cmp.Or(c.CancelTTL, 24*time.Hour)
+	c.CancelTTL = cmp.Or(c.CancelTTL, max(14*24*time.Hour, c.ResultsMaxAge))
 	return c
 }
 
