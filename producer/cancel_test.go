@@ -173,7 +173,7 @@ func TestCancelARunningJob(t *testing.T) {
 	if _, err := x.next(t, s, 3); err != nil {
 		t.Fatal(err)
 	}
-	phase, err := r.client(producer.Config{}).Cancel(t.Context(), s.Job().ID, "")
+	phase, err := r.client(producer.Config{CancelWait: patience}).Cancel(t.Context(), s.Job().ID, "")
 	if err != nil || phase != schemas.PhaseDecode {
 		t.Fatalf("Cancel = %q, %v; want decode", phase, err)
 	}
@@ -217,7 +217,7 @@ func TestCancelWithoutAnybodyIsImmediate(t *testing.T) {
 
 func TestCancelErrors(t *testing.T) {
 	t.Parallel()
-	x := newScene(t, producer.Config{})
+	x := newScene(t, producer.Config{CancelWait: patience})
 	ctx, cancel := context.WithCancelCause(t.Context())
 	why := errors.New("gone")
 	sub, err := x.nc.Subscribe(schemas.CancelSubject(tenant, "*"), func(*nats.Msg) { cancel(why) })
@@ -289,9 +289,9 @@ func TestCancelSeenButNeverResolved(t *testing.T) {
 func TestWorkerSettlesACancelledJob(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, small())
-	c := r.client(producer.Config{CancelWait: time.Millisecond})
-	s := submit(t, c, chat())
-	if _, err := s.Cancel(t.Context(), ""); err != nil {
+	s := submit(t, r.client(producer.Config{}), chat())
+	// Another process does not know where in the queue the job lies, and leaves it there.
+	if _, err := r.client(producer.Config{CancelWait: time.Millisecond}).Cancel(t.Context(), s.Job().ID, ""); err != nil {
 		t.Fatal(err)
 	}
 	settled := make(chan struct{})

@@ -15,10 +15,10 @@ func TestConfigFaultsAreAllNamed(t *testing.T) {
 	t.Parallel()
 	_, err := producer.New(nil, producer.Config{
 		Tenant: "a.b", Name: "*", Domain: "d", APIPrefix: "p", SubmitTimeout: -1, AttemptTimeout: -1, IdleCheck: -1,
-		GapWait: -1, CancelWait: -1, UnknownAfter: -1, Buffer: -1,
+		GapWait: -1, CancelWait: -1, UnknownAfter: -1, Buffer: -1, BufferBytes: -1,
 	})
 	for _, field := range []string{
-		"Tenant", "Name", "Domain", "SubmitTimeout", "AttemptTimeout", "IdleCheck", "GapWait", "CancelWait", "UnknownAfter", "Buffer",
+		"Tenant", "Name", "Domain", "SubmitTimeout", "AttemptTimeout", "IdleCheck", "GapWait", "CancelWait", "UnknownAfter", "Buffer is", "BufferBytes",
 	} {
 		if err == nil || !strings.Contains(err.Error(), field) {
 			t.Errorf("New = %v; want %s named", err, field)

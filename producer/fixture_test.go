@@ -22,6 +22,10 @@ const (
 	tenant = "acme"
 )
 
+// patience bounds every wait that is meant to end by an event. No test needs it, however slow the
+// machine is: with the library's own 2 s to connect, tests failed where many ran at once.
+const patience = time.Minute
+
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // rig is a broker with one model's queue, and a worker that speaks the wire protocol as told.
@@ -56,7 +60,7 @@ func newServer(t testing.TB) *rig {
 	t.Cleanup(server.Close)
 	r := &rig{t: t, server: server}
 	r.nc = r.connect()
-	r.js, err = jetstream.New(r.nc)
+	r.js, err = jetstream.New(r.nc, jetstream.WithDefaultTimeout(patience))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +69,7 @@ func newServer(t testing.TB) *rig {
 
 func (r *rig) connect() *nats.Conn {
 	r.t.Helper()
-	nc, err := r.server.Connect(nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))
+	nc, err := r.server.Connect(nats.Timeout(patience), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -208,7 +212,7 @@ func (r *rig) recorded(job string, n int) {
 
 func (r *rig) until(what string, ok func() bool) {
 	r.t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(patience)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
@@ -260,7 +264,7 @@ func follow(t testing.TB, c *producer.Client, id string, after uint64) *producer
 // read reads a stream to its end, within a bound that no test needs.
 func read(t testing.TB, s *producer.Stream) ([]schemas.Event, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	var events []schemas.Event
 	for e, err := range s.Events(ctx) {

@@ -15,7 +15,11 @@ type sequence struct {
 	attempt int    // its attempt; 0 while unknown
 	// admitted is an attempt whose record was seen to have no opening event: it ended before it began.
 	admitted int
-	ended    bool
+	// hole is the end of a row of missing Seqs that belong to nobody: see [Stream.bridge].
+	hole uint64
+	// final is the attempt whose Result completed the job; 0 while unknown. What newer attempts said is void.
+	final int
+	ended bool
 }
 
 type verdict int
@@ -35,12 +39,14 @@ const (
 // judge places an event that arrange has kept: none is of an older attempt, or behind last in the same one.
 func (q *sequence) judge(e *schemas.Event) verdict {
 	switch {
-	case e.Seq > q.last+1:
-		return early
-	case e.Attempt == q.attempt:
+	case e.Attempt == q.attempt && e.Seq <= q.last+1:
 		return next
+	case e.Attempt == q.attempt:
+		return early
 	case e.Kind == schemas.Restarted:
-		return next // even before last: it voids what was delivered
+		return next // even before last, or after a gap: it voids what was delivered, and what was not
+	case e.Seq > max(q.last, q.hole)+1:
+		return early
 	case e.Kind.Opens():
 		if e.Seq <= q.last {
 			return conflicting
@@ -67,6 +73,7 @@ func (q *sequence) advance(e *schemas.Event) {
 // newer attempt among them replaced: with the whole record at hand, the late events of a fenced
 // worker are recognised before they are delivered.
 func (q *sequence) arrange(events []schemas.Event) []schemas.Event {
+	events = slices.DeleteFunc(events, func(e schemas.Event) bool { return q.void(&e) })
 	if len(events) > 1 {
 		slices.SortStableFunc(events, func(a, b schemas.Event) int {
 			return cmp.Or(cmp.Compare(a.Attempt, b.Attempt), cmp.Compare(a.Seq, b.Seq), terminalFirst(&a, &b))
@@ -104,6 +111,12 @@ func (q *sequence) old(e *schemas.Event) bool {
 	default:
 		return e.Attempt < q.attempt
 	}
+}
+
+// void reports whether an event belongs to an attempt that lost to an older one: a worker that had been
+// replaced without knowing stored the Result first. Whoever then ends the stream may be a newer attempt.
+func (q *sequence) void(e *schemas.Event) bool {
+	return q.final > 0 && e.Attempt > q.final && !e.Kind.Terminal()
 }
 
 // terminalFirst orders events of the same attempt and seq. There are two when a queued job was

@@ -101,6 +101,11 @@ func (s *Stream) step(ctx context.Context) (schemas.Event, bool, error) {
 	e := &s.ready[0]
 	switch s.judge(e) {
 	case next:
+		if e.Kind == schemas.Done && s.yielded && e.Attempt != s.attempt {
+			if ok, err := s.confirm(ctx); !ok {
+				return schemas.Event{}, false, err
+			}
+		}
 		return s.pop(), true, nil
 	case stale:
 		s.drop()

@@ -11,28 +11,15 @@ import (
 	"github.com/hxp-enterprise/hxp/schemas"
 )
 
-// Reasons of terminal events that were made from the Result because the published one is not to be had.
-const (
-	reasonExpired = "the event record has expired; the result is complete"
-	reasonLost    = "the terminal event is not recorded; it was made from the result"
-)
-
-// longAgo is how long ago a job must have ended for its record to be taken as complete without waiting
-// for the capture. It leaves room for clocks that differ.
-const longAgo = time.Minute
-
 // look goes to the record and the Result for what the live path has not brought.
 func (s *Stream) look(ctx context.Context) error {
 	c := s.c
-	r, err := queue.GetResult(ctx, c.js, c.cfg.Tenant, s.job.ID)
-	switch {
-	case err == nil:
-		s.result, s.known, s.resultSeen = r, true, time.Now()
-		return s.finish(ctx)
-	case !errors.Is(err, queue.ErrNotFound):
+	switch found, err := s.outcome(ctx); {
+	case err != nil:
 		return s.tolerate(ctx, err)
+	case found:
+		return s.finish(ctx)
 	}
-	s.unset = 0
 	last, err := queue.LastEvent(ctx, c.js, c.cfg.Tenant, s.job.ID)
 	switch {
 	case errors.Is(err, queue.ErrNotFound):
@@ -51,7 +38,11 @@ func (s *Stream) look(ctx context.Context) error {
 
 // load merges the record after a Seq, and what has arrived since, into ready. It returns the record.
 func (s *Stream) load(ctx context.Context, after uint64) ([]schemas.Event, error) {
-	record, err := queue.ReadRecord(ctx, s.c.js, s.c.cfg.Tenant, s.job.ID, after)
+	from := after
+	if s.attempt == 0 {
+		from = 0 // a reader that began in the middle needs what came before to tell which events are late
+	}
+	record, err := queue.ReadRecord(ctx, s.c.js, s.c.cfg.Tenant, s.job.ID, from)
 	if errors.Is(err, queue.ErrBadRecord) {
 		// What is not an event leaves a gap if an event is missing, and is nothing to a reader if not.
 		s.c.cfg.Logger.Warn().Err(err).Str("job", s.job.ID).Msg("record holds messages that are not events")
@@ -60,13 +51,42 @@ func (s *Stream) load(ctx context.Context, after uint64) ([]schemas.Event, error
 	if err != nil {
 		return nil, err
 	}
-	all := append(append([]schemas.Event(nil), record...), s.ready...)
+	all := slices.Clone(record)
+	if s.attempt == 0 {
+		all = (&sequence{final: s.final}).arrange(all)
+		all = slices.DeleteFunc(all, func(e schemas.Event) bool { return e.Seq <= after })
+	}
+	all = append(all, s.ready...)
 	if len(s.ready) < s.c.cfg.Buffer {
 		events, _ := s.in.take()
 		all = append(all, events...)
 	}
 	s.ready = s.arrange(all)
+	s.bridge(record)
 	return record, nil
+}
+
+// bridge recognises missing Seqs that nothing was lost from. A worker that has been replaced without
+// knowing may go on to publish; the next attempt begins after that, and the places between hold
+// only what is left out. If the record has all of them, nothing else was ever published there.
+func (s *Stream) bridge(record []schemas.Event) {
+	if len(s.ready) == 0 {
+		return
+	}
+	e := &s.ready[0]
+	begins := e.Kind.Opens() || e.Kind.Terminal() && e.Kind != schemas.Done
+	if !begins || e.Attempt == s.attempt || e.Seq <= s.last+1 {
+		return
+	}
+	late := map[uint64]bool{}
+	for i := range record {
+		if r := &record[i]; r.Attempt < e.Attempt && r.Seq > s.last && r.Seq < e.Seq {
+			late[r.Seq] = true
+		}
+	}
+	if uint64(len(late)) == e.Seq-s.last-1 {
+		s.hole = e.Seq - 1
+	}
 }
 
 // tolerate turns the error of a read into the stream's. What a broker's restart brings passes: the
@@ -120,7 +140,13 @@ func (s *Stream) fill(ctx context.Context, after uint64) error {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			return s.missing(&s.ready[0])
+			if s.result != nil {
+				return s.missing(&s.ready[0])
+			}
+			if ended, err := s.ask(ctx); !ended {
+				return err
+			}
+			continue // the Result may tell that what is missing is nobody's
 		}
 		if err := s.rest(ctx, delay); err != nil {
 			return err
@@ -145,79 +171,4 @@ func (s *Stream) rest(ctx context.Context, d time.Duration) error {
 		return fmt.Errorf("read job %s: %w", s.job.ID, context.Cause(ctx))
 	}
 	return fmt.Errorf("read job %s: %w", s.job.ID, ErrClosed)
-}
-
-// finish brings a stream to its end once the job has a Result: from what was published if it is
-// recorded, and with a terminal event made from the Result if all but that one was shown. It returns
-// when events are ready, the stream is done, or its end cannot be had.
-func (s *Stream) finish(ctx context.Context) error {
-	end := s.end()
-	if s.last >= end && !s.yielded {
-		s.done = true // whoever has seen the terminal event has seen everything
-		return nil
-	}
-	wait := s.c.cfg.GapWait
-	if s.follows && time.Since(s.result.Finished) > longAgo {
-		wait = 0
-	}
-	deadline := s.resultSeen.Add(wait)
-	for delay := 2 * time.Millisecond; ; delay = min(2*delay, 200*time.Millisecond) {
-		_, err := s.load(ctx, s.last)
-		if err != nil {
-			if err := s.tolerate(ctx, err); err != nil {
-				return err
-			}
-			deadline = time.Now().Add(wait)
-		}
-		if len(s.ready) > 0 && s.judge(&s.ready[0]) != early {
-			return nil
-		}
-		if s.last >= end || err == nil && time.Now().After(deadline) {
-			return s.conclude(ctx)
-		}
-		if err := s.rest(ctx, delay); err != nil {
-			return err
-		}
-	}
-}
-
-// conclude ends a stream from the Result alone.
-func (s *Stream) conclude(ctx context.Context) error {
-	r, end := s.result, s.end()
-	switch {
-	case len(s.ready) > 0 && s.ready[0].Seq < end:
-		return s.missing(&s.ready[0])
-	case s.last+1 < end:
-		gap := &GapError{Job: s.job.ID, From: s.last + 1, To: end - 1}
-		if s.yielded || len(s.ready) > 0 {
-			return gap
-		}
-		_, err := queue.LastEvent(ctx, s.c.js, s.c.cfg.Tenant, s.job.ID)
-		if !errors.Is(err, queue.ErrNotFound) {
-			if err != nil {
-				return s.tolerate(ctx, err)
-			}
-			return gap
-		}
-		s.ready = []schemas.Event{terminal(r, end, s.attempt, reasonExpired)}
-		s.last = end - 1
-	case s.yielded && r.Status == schemas.StatusCompleted && (s.last >= end || r.Attempts > s.attempt):
-		// The text that was shown is not the text of the Result.
-		return &ConflictError{Job: s.job.ID, Last: s.last, Attempt: max(r.Attempts, 1), Seq: end}
-	default:
-		s.ready = []schemas.Event{terminal(r, s.last+1, s.attempt, reasonLost)}
-	}
-	s.admitted = s.ready[0].Attempt
-	return nil
-}
-
-// end is the Seq of the terminal event.
-func (s *Stream) end() uint64 { return max(s.result.LastSeq, 1) }
-
-// terminal makes the event that announces a Result.
-func terminal(r *schemas.Result, seq uint64, attempt int, reason string) schemas.Event {
-	return schemas.Event{
-		ID: r.ID, Seq: seq, Attempt: max(attempt, r.Attempts, 1), Kind: r.Status.Kind(), TS: r.Finished.UnixMicro(),
-		Usage: r.Usage, Timings: &r.Timings, Reason: reason, Error: r.Error,
-	}
 }

@@ -73,7 +73,7 @@ func (x *scene) expect(t *testing.T, s *producer.Stream, want string) []schemas.
 // next pulls events one by one.
 func (x *scene) next(t *testing.T, s *producer.Stream, n int) ([]schemas.Event, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	var events []schemas.Event
 	for e, err := range s.Events(ctx) {

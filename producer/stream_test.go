@@ -208,7 +208,7 @@ func TestStreamOutlivesTheBroker(t *testing.T) {
 	r := &rig{t: t, server: server}
 	var err error
 	connect := func() *nats.Conn {
-		nc, err := nats.Connect(server.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))
+		nc, err := nats.Connect(server.URL(), nats.Timeout(patience), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -87,7 +87,7 @@ func TestSubmittedMessageIsVerbatim(t *testing.T) {
 		t.Errorf("body = %s, want %s", got.Body, job.Body)
 	}
 	for header, want := range map[string]string{
-		schemas.HeaderMsgID: want.ID, schemas.HeaderJobID: want.ID, schemas.HeaderContentType: schemas.ContentTypeJSON,
+		schemas.HeaderMsgID: schemas.MsgID(tenant, want.ID), schemas.HeaderJobID: want.ID, schemas.HeaderContentType: schemas.ContentTypeJSON,
 	} {
 		if got := msg.Header.Get(header); got != want {
 			t.Errorf("header %s = %q, want %q", header, got, want)
@@ -146,10 +146,10 @@ func plainServer(t *testing.T) *nats.Conn {
 	}
 	s.Start()
 	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	if !s.ReadyForConnections(10 * time.Second) {
+	if !s.ReadyForConnections(patience) {
 		t.Fatal("server not ready")
 	}
-	nc, err := nats.Connect("", nats.InProcessServer(s))
+	nc, err := nats.Connect("", nats.InProcessServer(s), nats.Timeout(patience))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +177,7 @@ func TestSubmitWithoutJetStream(t *testing.T) {
 func TestSubmitGivenIDWithoutQueues(t *testing.T) {
 	t.Parallel()
 	r := newServer(t)
-	c := r.client(producer.Config{SubmitTimeout: 30 * time.Second})
+	c := r.client(producer.Config{SubmitTimeout: patience})
 	job := chat()
 	job.ID = "given"
 	if _, err := c.Submit(t.Context(), job); schemas.ErrorCode(err) != schemas.CodeModelNotFound {
@@ -224,8 +224,8 @@ func TestSubmitIsSentAgainUnderTheSameID(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 3 {
-		if id := <-ids; id != s.Job().ID {
-			t.Errorf("sent under id %q, want %q", id, s.Job().ID)
+		if id := <-ids; id != schemas.MsgID("default", s.Job().ID) {
+			t.Errorf("sent under id %q, want that of job %q", id, s.Job().ID)
 		}
 	}
 	if s.Duplicate() {
@@ -353,6 +353,61 @@ func TestGivenIDQueuedTwice(t *testing.T) {
 		if want := "0 accepted, 1 started, 2 delta, 3 done"; err != nil || kinds(events) != want {
 			t.Errorf("%s: %s, %v; want %s", name, kinds(events), err, want)
 		}
+	}
+}
+
+func TestTenantsDoNotShareIDs(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, small())
+	job := chat()
+	job.ID = "order-1"
+	for _, name := range []string{tenant, "other"} {
+		if s := submit(t, r.client(producer.Config{Tenant: name}), job); s.Duplicate() {
+			t.Errorf("the job of tenant %s was taken for another tenant's", name)
+		}
+	}
+	stream, err := r.js.Stream(t.Context(), schemas.JobsStream(model))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := stream.CachedInfo().State.Msgs; n != 2 {
+		t.Errorf("two tenants submitted one job each; the queue holds %d", n)
+	}
+}
+
+// A queue of several copies that is asked again while it stores, or elects, says so in an answer.
+func TestSubmitOutlivesPassingAnswers(t *testing.T) {
+	t.Parallel()
+	for name, answer := range map[string]string{
+		"its own first copy": `{"code":409,"err_code":10158,"description":"duplicate message id is in process"}`,
+		"no leader":          `{"code":503,"err_code":10008,"description":"JetStream system temporarily unavailable"}`,
+		"not the leader":     `{"code":500,"err_code":10009,"description":"JetStream cluster can not handle request"}`,
+		"overrun":            `{"code":429,"err_code":10167,"description":"too many requests"}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			nc := plainServer(t)
+			asked := 0
+			if _, err := nc.Subscribe("hxp.v1.jobs.>", func(m *nats.Msg) {
+				switch asked++; asked {
+				case 1: // stored, and not acknowledged in time
+				case 2, 3:
+					_ = m.Respond([]byte(`{"error":` + answer + `,"stream":"HXP_JOBS_phi3","seq":0}`))
+				default:
+					_ = m.Respond([]byte(`{"stream":"HXP_JOBS_phi3","seq":7,"duplicate":true}`))
+				}
+			}); err != nil {
+				t.Fatal(err)
+			}
+			c, err := producer.New(nc, producer.Config{SubmitTimeout: patience, AttemptTimeout: 50 * time.Millisecond})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			if _, err := c.Submit(t.Context(), chat()); err != nil {
+				t.Errorf("Submit = %v; want it stored, as it is", err)
+			}
+		})
 	}
 }
 

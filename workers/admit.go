@@ -53,7 +53,7 @@ func (w *Worker) attempt(ctx context.Context, r *run, b *body) error {
 		if r.extra = b.sequences - 1; r.extra > 0 {
 			w.slots.take(r.extra)
 		}
-		err = w.generate(ctx, r, &Request{ID: r.job.ID, Attempt: r.attempt, Endpoint: r.job.Endpoint, Body: b.raw, Class: r.class})
+		err = w.reply(ctx, r, b)
 	}
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx) // why it was stopped says more than how it broke off

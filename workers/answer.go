@@ -43,7 +43,7 @@ func newAnswer(endpoint schemas.Endpoint) *answer { return &answer{endpoint: end
 // add takes in a delta. It keeps nothing of d.
 func (a *answer) add(d *Delta) {
 	a.tokens += d.Tokens
-	if d.PromptTokens != nil {
+	if len(d.PromptTokens) > 0 {
 		a.prompt += len(d.PromptTokens)
 	}
 	for i := range d.Parts {

@@ -7,24 +7,83 @@ import (
 	"time"
 
 	"github.com/hxp-enterprise/hxp/schemas"
+	"github.com/hxp-enterprise/hxp/schemas/openai"
 )
 
 // ErrNotReceived is in the chain of an [Engine]'s error if the engine never got the request: the
 // attempt is then retried without counting as a failure.
 var ErrNotReceived = errors.New("the engine did not receive the request")
 
-// generate opens an attempt and has the engine run it. nil means that the reply is complete.
-func (w *Worker) generate(ctx context.Context, r *run, req *Request) error {
+// reply opens an attempt and has the engine give the reply, or the rest of it. nil means that it is
+// complete.
+func (w *Worker) reply(ctx context.Context, r *run, b *body) error {
+	whole := &Request{ID: r.job.ID, Attempt: r.attempt, Endpoint: r.job.Endpoint, Body: b.raw, Class: r.class}
+	switch h := &r.history; {
+	case h.attempt == 0:
+		return w.generate(ctx, r, &schemas.Event{Kind: schemas.Started}, whole, nil)
+	case !h.delivered:
+		why := fmt.Sprintf("attempt %d was interrupted before its first token", h.attempt)
+		return w.generate(ctx, r, &schemas.Event{Kind: schemas.Resumed, Reason: why}, whole, nil)
+	}
+	c, why, err := w.resume(ctx, r, b)
+	if err != nil {
+		return err
+	}
+	if c != nil && c.finish == "" {
+		var rest *Request
+		if rest, why, err = c.request(r, b, w.limits().MaxModelLen); err != nil {
+			return err
+		}
+		if rest != nil {
+			err = w.generate(ctx, r, c.opening(r, b), rest, c)
+			if !errors.Is(err, errDiverged) {
+				return err
+			}
+			why = err.Error()
+		}
+	}
+	if c != nil && c.finish != "" {
+		return w.complete(r, c, b)
+	}
+	why = fmt.Sprintf("attempt %d was interrupted: %s", r.history.attempt, why)
+	return w.generate(ctx, r, &schemas.Event{Kind: schemas.Restarted, Reason: why}, whole, nil)
+}
+
+// begin publishes the event that opens the attempt, and starts its answer from what was sent before.
+func (w *Worker) begin(r *run, opening *schemas.Event, c *continuation) error {
 	r.prefilled.Store(true)
-	if err := r.out.event(opening(r, w.cfg.ID)); err != nil {
+	opening.Worker, opening.Source = w.cfg.ID, r.source()
+	if err := r.out.event(opening); err != nil {
 		return err
 	}
 	r.opened = true
+	r.answer = newAnswer(r.job.Endpoint)
+	if c == nil {
+		return nil
+	}
+	for _, e := range r.history.deltas {
+		parts, err := openai.ParseChoices(e.Choices, nil)
+		if err != nil {
+			return fmt.Errorf("event %d of job %s: %w", e.Seq, r.job.ID, err)
+		}
+		r.answer.add(&Delta{Parts: parts})
+	}
+	r.answer.tokens = len(c.kept)
+	if r.history.prompt != nil {
+		r.answer.prompt = r.history.prompt.Tokens
+	}
+	return nil
+}
+
+// generate has the engine run a request: the whole of the reply, or the rest of it after c.
+func (w *Worker) generate(ctx context.Context, r *run, opening *schemas.Event, req *Request, c *continuation) error {
+	if err := w.begin(r, opening, c); err != nil {
+		return err
+	}
 	metrics := w.metrics.class[r.class]
 	start := time.Now()
 	r.timings.Queue = ms(start.Sub(r.meta.Timestamp))
 	metrics.queueWait.Observe(start.Sub(r.meta.Timestamp).Seconds())
-	r.answer = newAnswer(r.job.Endpoint)
 	r.touch()
 
 	var first, last time.Time
@@ -36,10 +95,6 @@ func (w *Worker) generate(ctx context.Context, r *run, req *Request) error {
 		}
 		now := time.Now()
 		r.touch()
-		r.answer.add(&delta)
-		if delta.Usage != nil {
-			r.usage = delta.Usage
-		}
 		if delta.Tokens > 0 {
 			if first.IsZero() {
 				first = now
@@ -50,11 +105,12 @@ func (w *Worker) generate(ctx context.Context, r *run, req *Request) error {
 			}
 			last = now
 		}
-		if r.job.Stream && len(delta.Choices) > 0 {
-			if failed = r.out.delta(delta.Choices); failed != nil {
-				break
-			}
+		if failed = r.deliver(&delta, c); failed != nil {
+			break
 		}
+	}
+	if c != nil {
+		r.usage = r.answer.usage() // the engine takes the kept tokens for part of the prompt
 	}
 	end := time.Now()
 	if !first.IsZero() {
@@ -65,17 +121,40 @@ func (w *Worker) generate(ctx context.Context, r *run, req *Request) error {
 	return failed
 }
 
-// opening is the event that opens this attempt.
-func opening(r *run, worker string) *schemas.Event {
-	e := &schemas.Event{Kind: schemas.Started, Worker: worker, Source: r.source()}
-	switch h := r.history; {
-	case h.attempt == 0:
-	case h.delivered:
-		e.Kind, e.Reason = schemas.Restarted, fmt.Sprintf("attempt %d was interrupted", h.attempt)
-	default:
-		e.Kind, e.Reason = schemas.Resumed, fmt.Sprintf("attempt %d was interrupted before its first token", h.attempt)
+// deliver takes a delta into the answer and sends it on.
+func (r *run) deliver(d *Delta, c *continuation) error {
+	if c != nil {
+		if err := c.translate(r.job.Endpoint, d); err != nil {
+			return err
+		}
 	}
-	return e
+	r.answer.add(d)
+	if d.Usage != nil {
+		r.usage = d.Usage
+	}
+	if len(d.PromptTokens) > 0 {
+		r.out.mark(promptMark(d.PromptTokens))
+	}
+	if !r.job.Stream || len(d.Choices) == 0 {
+		return nil
+	}
+	return r.out.delta(d.Choices)
+}
+
+// complete ends a reply of which nothing was left to generate when it was interrupted.
+func (w *Worker) complete(r *run, c *continuation, b *body) error {
+	if err := w.begin(r, c.opening(r, b), c); err != nil {
+		return err
+	}
+	r.usage = r.answer.usage()
+	if r.history.finish != "" {
+		return nil // the last choice was sent
+	}
+	d, err := c.end(r.job.Endpoint)
+	if err != nil {
+		return err
+	}
+	return r.deliver(d, nil)
 }
 
 func ms(d time.Duration) float64 {

@@ -18,11 +18,22 @@ const maxN = 128
 // body is what a worker needs to know of an OpenAI request.
 type body struct {
 	raw          []byte
+	fields       map[string]json.RawMessage
 	maxTokens    int // 0 if a chat leaves it to the window
+	minTokens    int
 	sequences    int // n for every prompt
 	promptField  string
 	promptTokens int  // an upper bound, unless exact
 	promptExact  bool // the prompt was given in tokens
+}
+
+// has reports whether the request sets a field to something other than null, false or nothing.
+func (b *body) has(name string) bool {
+	switch string(b.fields[name]) {
+	case "", "null", "false", "[]", `{"type":"text"}`:
+		return false
+	}
+	return true
 }
 
 func (b *body) setMaxTokens(n int) error {
@@ -61,7 +72,7 @@ func parseBody(job *schemas.Job, limits Limits, slots int) (*body, error) {
 	if err := json.Unmarshal(job.Body, &fields); err != nil {
 		return nil, schemas.Errorf(schemas.CodeInvalidRequest, "body: %v", err).WithParam("body")
 	}
-	b := &body{raw: job.Body}
+	b := &body{raw: job.Body, fields: fields}
 	f := &faults{}
 	get := func(name string) (json.RawMessage, bool) {
 		v, ok := fields[name]
@@ -90,6 +101,9 @@ func parseBody(job *schemas.Job, limits Limits, slots int) (*body, error) {
 				b.maxTokens = n
 			}
 		}
+	}
+	if raw, ok := get("min_tokens"); ok {
+		b.minTokens, _ = wholeNumber(raw, "min_tokens", [2]int{}, f)
 	}
 	if raw, ok := get("temperature"); ok {
 		number(raw, "temperature", limits.Temperature, f)

@@ -65,6 +65,11 @@ type Engine interface {
 	// CountTokens returns the length of the request's prompt in tokens, by the engine's own
 	// tokenizer and chat template, or [ErrUnsupported].
 	CountTokens(ctx context.Context, endpoint schemas.Endpoint, body []byte) (int, error)
+	// Tokenize returns the token ids of the request's one prompt, as [Engine.CountTokens] counts
+	// them, or [ErrUnsupported].
+	Tokenize(ctx context.Context, endpoint schemas.Endpoint, body []byte) ([]int, error)
+	// Detokenize returns the text of token ids, special tokens included, or [ErrUnsupported].
+	Detokenize(ctx context.Context, ids []int) (string, error)
 	// Health asks the engine what it is and whether it can generate.
 	Health(ctx context.Context) (Health, error)
 	// String names the engine in logs and in the worker registry: its URL.

@@ -3,9 +3,11 @@ package workers_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"iter"
 	"net"
@@ -469,6 +471,14 @@ func (s *script) CountTokens(_ context.Context, _ schemas.Endpoint, body []byte)
 	return s.count(body)
 }
 
+func (s *script) Tokenize(context.Context, schemas.Endpoint, []byte) ([]int, error) {
+	return nil, workers.ErrUnsupported
+}
+
+func (s *script) Detokenize(context.Context, []int) (string, error) {
+	return "", workers.ErrUnsupported
+}
+
 func (s *script) Health(context.Context) (workers.Health, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -491,4 +501,13 @@ func (s *script) seen() []*workers.Request {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append([]*workers.Request(nil), s.requests...)
+}
+
+// mark identifies a prompt's tokens by the definition in package schemas.
+func mark(ids []int) *schemas.Prompt {
+	h := fnv.New64a()
+	for _, id := range ids {
+		_ = binary.Write(h, binary.LittleEndian, uint64(id))
+	}
+	return &schemas.Prompt{Tokens: len(ids), Hash: fmt.Sprintf("%016x", h.Sum64())}
 }

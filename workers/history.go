@@ -8,6 +8,7 @@ import (
 
 	"github.com/hxp-enterprise/hxp/internal/queue"
 	"github.com/hxp-enterprise/hxp/schemas"
+	"github.com/hxp-enterprise/hxp/schemas/openai"
 )
 
 // history is what the record tells about earlier attempts of a job.
@@ -17,6 +18,42 @@ type history struct {
 	source    string            // the message whose attempt was recorded first
 	delivered bool              // text has been sent
 	failed    []schemas.Attempt // attempts that count, oldest first
+	reply
+}
+
+// reply is what the record holds of the reply since it last began.
+type reply struct {
+	deltas []schemas.Event
+	ids    []int // of the tokens that text was sent for, or is still to be
+	text   string
+	finish string // why the first choice ended, if it did
+	prompt *schemas.Prompt
+	broken string // why nothing can be built on it, or ""
+}
+
+// add takes in a recorded delta.
+func (p *reply) add(e *schemas.Event) {
+	p.deltas = append(p.deltas, *e)
+	if e.Prompt != nil {
+		p.prompt = e.Prompt
+	}
+	parts, err := openai.ParseChoices(e.Choices, nil)
+	if err != nil {
+		p.broken = fmt.Sprintf("event %d cannot be read", e.Seq)
+		return
+	}
+	for i := range parts {
+		c := &parts[i]
+		p.ids = append(p.ids, c.TokenIDs...)
+		p.text += string(c.Text)
+		p.finish = cmp.Or(p.finish, c.FinishReason)
+		switch {
+		case len(c.Text) > 0 && len(p.ids) == 0:
+			p.broken = cmp.Or(p.broken, "the record has text without token ids")
+		case c.Reasoning != nil || c.ToolCalls != nil:
+			p.broken = cmp.Or(p.broken, "the reply has more than text")
+		}
+	}
 }
 
 // readHistory reads the job's record.
@@ -30,7 +67,7 @@ func (w *Worker) readHistory(ctx context.Context, r *run) error {
 		if err != nil {
 			return err
 		}
-		events = []schemas.Event{{Seq: last.Seq, Attempt: last.Attempt, Kind: schemas.DeltaKind}}
+		events = []schemas.Event{{Seq: last.Seq, Attempt: last.Attempt, Kind: schemas.DeltaKind, Choices: []byte("[]")}}
 	case err != nil:
 		return err
 	}
@@ -64,14 +101,24 @@ func readAttempts(events []schemas.Event) history {
 		if e.Attempt < h.attempt {
 			continue // a fenced worker's last words: no reader counts them
 		}
+		if e.Seq != h.lastSeq+1 {
+			h.broken = fmt.Sprintf("events %d to %d are not recorded", h.lastSeq+1, e.Seq-1)
+		}
 		h.attempt, h.lastSeq = e.Attempt, e.Seq
 		switch {
 		case e.Kind.Opens():
 			lost()
 			h.source = cmp.Or(h.source, e.Source)
+			switch {
+			case e.Kind == schemas.Restarted:
+				h.reply = reply{}
+			case e.Kind == schemas.Resumed && e.Kept <= len(h.ids):
+				h.ids = h.ids[:e.Kept]
+			}
 			current = &schemas.Attempt{Attempt: e.Attempt, Worker: e.Worker}
 		case e.Kind == schemas.DeltaKind:
 			h.delivered = true
+			h.add(&e)
 		case e.Kind == schemas.Interrupted:
 			if current != nil && !e.Handback {
 				current.Error = e.Error

@@ -57,10 +57,10 @@ func TestEveryFaultOfTheEngineEndsInTheSameText(t *testing.T) {
 	}{
 		{vllmsim.Fault{Kind: vllmsim.ErrorBefore}, "started interrupted resumed delta usage done"},
 		{vllmsim.Fault{Kind: vllmsim.QueueFull}, "started interrupted resumed delta usage done"},
-		{vllmsim.Fault{Kind: vllmsim.ErrorInStream, AfterTokens: 5}, "started delta interrupted restarted delta usage done"},
-		{vllmsim.Fault{Kind: vllmsim.EOF, AfterTokens: 5}, "started delta interrupted restarted delta usage done"},
-		{vllmsim.Fault{Kind: vllmsim.Abort, AfterTokens: 5}, "started delta interrupted restarted delta usage done"},
-		{vllmsim.Fault{Kind: vllmsim.Hang, AfterTokens: 5, Match: "fault", Duration: 5 * time.Second}, "started delta interrupted restarted delta usage done"},
+		{vllmsim.Fault{Kind: vllmsim.ErrorInStream, AfterTokens: 5}, "started delta interrupted resumed delta usage done"},
+		{vllmsim.Fault{Kind: vllmsim.EOF, AfterTokens: 5}, "started delta interrupted resumed delta usage done"},
+		{vllmsim.Fault{Kind: vllmsim.Abort, AfterTokens: 5}, "started delta interrupted resumed delta usage done"},
+		{vllmsim.Fault{Kind: vllmsim.Hang, AfterTokens: 5, Match: "fault", Duration: 5 * time.Second}, "started delta interrupted resumed delta usage done"},
 	} {
 		t.Run(string(c.fault.Kind), func(t *testing.T) {
 			t.Parallel()
@@ -75,7 +75,7 @@ func TestEveryFaultOfTheEngineEndsInTheSameText(t *testing.T) {
 			job := b.submit(schemas.Job{Stream: true, Body: json.RawMessage(body)})
 			events := l.end(1)
 			if got := kinds(events); got != c.want {
-				t.Errorf("kinds = %q, want %q", got, c.want)
+				t.Errorf("kinds = %q, want %q: %+v", got, c.want, events)
 			}
 			want := expect(t, body)
 			if got := textOf(t, events); got != want {

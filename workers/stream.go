@@ -26,8 +26,9 @@ type stream struct {
 	mu      sync.Mutex
 	seq     uint64
 	attempt int
-	pending []byte // choice objects, comma-separated, that wait
-	buf     []byte // the encoded event, reused
+	prompt  *schemas.Prompt // to go with the next delta
+	pending []byte          // choice objects, comma-separated, that wait
+	buf     []byte          // the encoded event, reused
 	last    time.Time
 	timer   *time.Timer
 	armed   bool
@@ -102,6 +103,13 @@ func (s *stream) delta(choices []byte) error {
 	return s.err
 }
 
+// mark has the next delta identify the prompt's tokens.
+func (s *stream) mark(p *schemas.Prompt) {
+	s.mu.Lock()
+	s.prompt = p
+	s.mu.Unlock()
+}
+
 func (s *stream) tick() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -123,7 +131,8 @@ func (s *stream) flush() {
 	choices := append(append([]byte{'['}, s.pending...), ']')
 	s.pending = s.pending[:0]
 	s.last = time.Now()
-	s.publish(&schemas.Event{Kind: schemas.DeltaKind, Choices: choices})
+	s.publish(&schemas.Event{Kind: schemas.DeltaKind, Choices: choices, Prompt: s.prompt})
+	s.prompt = nil
 }
 
 func (s *stream) publish(e *schemas.Event) {

@@ -158,6 +158,6 @@ func submitBody(t *testing.T, js jetstream.JetStream, class schemas.Class, tenan
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = js.Publish(t.Context(), schemas.JobSubject("phi3", class, tenant), data, jetstream.WithMsgID(id))
+	_, err = js.Publish(t.Context(), schemas.JobSubject("phi3", class, tenant), data, jetstream.WithMsgID(schemas.MsgID(tenant, id)))
 	return err
 }

@@ -62,7 +62,7 @@ func TestEnsureSetsUpEverything(t *testing.T) {
 	if c := events.CachedInfo().Config; !c.NoAck || c.Discard != jetstream.DiscardOld || c.MaxAge != time.Hour || c.MaxBytes != 1<<30 {
 		t.Errorf("events stream = %+v", c)
 	}
-	for name, ttl := range map[string]time.Duration{schemas.WorkersBucket: 10 * time.Second, schemas.CancelsBucket: 24 * time.Hour} {
+	for name, ttl := range map[string]time.Duration{schemas.WorkersBucket: 10 * time.Second, schemas.CancelsBucket: 14 * 24 * time.Hour} {
 		kv, err := js.KeyValue(t.Context(), name)
 		if err != nil {
 			t.Fatal(err)
@@ -79,7 +79,7 @@ func TestBucketsAreTheLibrarysOwn(t *testing.T) {
 	js := start(t, queue.Config{})
 	for _, c := range []jetstream.KeyValueConfig{
 		{Bucket: schemas.WorkersBucket, Description: "hxp: live workers", TTL: 10 * time.Second, LimitMarkerTTL: time.Second},
-		{Bucket: schemas.CancelsBucket, Description: "hxp: cancel requests", TTL: 24 * time.Hour},
+		{Bucket: schemas.CancelsBucket, Description: "hxp: cancel requests", TTL: 14 * 24 * time.Hour},
 	} {
 		if _, err := js.CreateKeyValue(t.Context(), c); err != nil {
 			t.Errorf("the server takes %s for another bucket: %v", c.Bucket, err)
@@ -118,7 +118,7 @@ func TestEnsureReportsAndApplyChanges(t *testing.T) {
 		{"HXP_DEAD", "duplicate_window", "10m0s", "20s"},
 		{"KV_hxp_workers", "max_age", "10s", "3s"},
 		{"KV_hxp_workers", "duplicate_window", "10s", "3s"},
-		{"KV_hxp_cancels", "max_age", "24h0m0s", "1h0m0s"},
+		{"KV_hxp_cancels", "max_age", "336h0m0s", "1h0m0s"},
 		{"HXP_JOBS_phi3", "max_msgs", "100000", "7"},
 		{"HXP_JOBS_phi3", "max_bytes", "2 GiB", "3 MiB"},
 		{"HXP_JOBS_phi3", "max_msgs_per_subject", "10000", "5"},

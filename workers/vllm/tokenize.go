@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/hxp-enterprise/hxp/schemas"
@@ -18,8 +19,14 @@ var (
 		"messages", "tools", "add_generation_prompt", "continue_final_message", "add_special_tokens",
 		"chat_template", "chat_template_kwargs", "documents", "mm_processor_kwargs",
 	}
-	completionFields = []string{"add_special_tokens"}
+	promptFields = []string{"prompt", "add_special_tokens"}
 )
+
+// tokenized is the engine's answer about one prompt.
+type tokenized struct {
+	count int
+	ids   []int
+}
 
 // CountTokens implements [workers.Engine]. Prompts of token ids are counted without asking the
 // engine; of a list of prompts the longest counts, as each gets its own place in the context window.
@@ -35,15 +42,84 @@ func (e *Engine) CountTokens(ctx context.Context, endpoint schemas.Endpoint, bod
 	defer cancel()
 	switch endpoint {
 	case schemas.ChatCompletions:
-		if fields["messages"] == nil {
-			return 0, schemas.Errorf(schemas.CodeInvalidRequest, "messages is missing").WithParam("messages")
-		}
-		return e.tokenize(ctx, fields, chatFields)
+		t, err := e.tokenizeChat(ctx, fields)
+		return t.count, err
 	case schemas.Completions:
 		return e.countPrompts(ctx, fields)
 	}
-	return 0, schemas.Errorf(schemas.CodeInvalidRequest, "endpoint is %q; want %s or %s",
+	return 0, badEndpoint(endpoint)
+}
+
+// Tokenize implements [workers.Engine], with the errors of [Engine.CountTokens]. A list of prompts is
+// refused.
+func (e *Engine) Tokenize(ctx context.Context, endpoint schemas.Endpoint, body []byte) ([]int, error) {
+	fields, err := parseBody(body)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := e.within(ctx, e.cfg.TokenizeTimeout, "tokenizing a prompt")
+	defer cancel()
+	switch endpoint {
+	case schemas.ChatCompletions:
+		t, err := e.tokenizeChat(ctx, fields)
+		return t.ids, err
+	case schemas.Completions:
+		return e.tokenizePrompt(ctx, fields)
+	}
+	return nil, badEndpoint(endpoint)
+}
+
+func badEndpoint(endpoint schemas.Endpoint) error {
+	return schemas.Errorf(schemas.CodeInvalidRequest, "endpoint is %q; want %s or %s",
 		endpoint, schemas.ChatCompletions, schemas.Completions).WithParam("endpoint")
+}
+
+func (e *Engine) tokenizeChat(ctx context.Context, fields map[string]json.RawMessage) (tokenized, error) {
+	if fields["messages"] == nil {
+		return tokenized{}, schemas.Errorf(schemas.CodeInvalidRequest, "messages is missing").WithParam("messages")
+	}
+	return e.tokenize(ctx, fields, chatFields)
+}
+
+func (e *Engine) tokenizePrompt(ctx context.Context, fields map[string]json.RawMessage) ([]int, error) {
+	prompts := splitPrompts(fields["prompt"])
+	if len(prompts) != 1 {
+		return nil, schemas.Errorf(schemas.CodeInvalidRequest, "prompt holds %d prompts; want one", len(prompts)).WithParam("prompt")
+	}
+	if isTokenIDs(prompts[0]) {
+		var ids []int
+		if err := json.Unmarshal(prompts[0], &ids); err != nil {
+			return nil, schemas.Errorf(schemas.CodeInvalidRequest, "prompt: %v", err).WithParam("prompt")
+		}
+		return ids, nil
+	}
+	fields["prompt"] = prompts[0]
+	t, err := e.tokenize(ctx, fields, promptFields)
+	return t.ids, err
+}
+
+// Detokenize implements [workers.Engine]. It returns an error that wraps [workers.ErrUnsupported]
+// for engines without /detokenize.
+func (e *Engine) Detokenize(ctx context.Context, ids []int) (string, error) {
+	ctx, cancel := e.within(ctx, e.cfg.TokenizeTimeout, "detokenizing")
+	defer cancel()
+	body := []byte(`,"tokens":[`)
+	for i, id := range ids {
+		if i > 0 {
+			body = append(body, ',')
+		}
+		body = strconv.AppendInt(body, int64(id), 10)
+	}
+	var answer struct {
+		Prompt *string `json:"prompt"`
+	}
+	if err := e.query(ctx, "/detokenize", append(body, "]}"...), &answer); err != nil {
+		return "", err
+	}
+	if answer.Prompt == nil {
+		return "", e.withoutTokenize()
+	}
+	return *answer.Prompt, nil
 }
 
 func (e *Engine) countPrompts(ctx context.Context, fields map[string]json.RawMessage) (int, error) {
@@ -60,54 +136,65 @@ func (e *Engine) countPrompts(ctx context.Context, fields map[string]json.RawMes
 		if isTokenIDs(p) {
 			n = bytes.Count(p, []byte(",")) + 1
 		} else {
-			var err error
 			fields["prompt"] = p
-			if n, err = e.tokenize(ctx, fields, append([]string{"prompt"}, completionFields...)); err != nil {
+			t, err := e.tokenize(ctx, fields, promptFields)
+			if err != nil {
 				return 0, err
 			}
+			n = t.count
 		}
 		longest = max(longest, n)
 	}
 	return longest, nil
 }
 
-// tokenize asks the engine for the length of one prompt.
-func (e *Engine) tokenize(ctx context.Context, fields map[string]json.RawMessage, names []string) (int, error) {
+// tokenize asks the engine for the tokens of one prompt.
+func (e *Engine) tokenize(ctx context.Context, fields map[string]json.RawMessage, names []string) (tokenized, error) {
+	var answer struct {
+		Count  *int  `json:"count"`
+		Tokens []int `json:"tokens"`
+	}
+	if err := e.query(ctx, "/tokenize", pick(fields, names), &answer); err != nil {
+		return tokenized{}, err
+	}
+	if answer.Count == nil {
+		e.noTokenize.Store(true) // something of the same name that takes other parameters
+		return tokenized{}, e.withoutTokenize()
+	}
+	return tokenized{count: *answer.Count, ids: answer.Tokens}, nil
+}
+
+// query makes a call about tokens. fields is the rest of a JSON object after its first field, model.
+func (e *Engine) query(ctx context.Context, path string, fields []byte, answer any) error {
 	id, err := e.identify(ctx)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	if !id.vllm || e.noTokenize.Load() {
-		return 0, e.withoutTokenize()
+		return e.withoutTokenize()
 	}
-	c := call{method: http.MethodPost, path: "/tokenize", body: tokenizeBody(quote(id.Model), fields, names)}
+	body := append(append([]byte(`{"model":`), quote(id.Model)...), fields...)
+	c := call{method: http.MethodPost, path: path, body: body}
 	resp, err := e.send(ctx, e.control, c)
 	if err != nil {
-		return 0, orStopped(ctx, e.noAnswer(c, err))
+		return orStopped(ctx, e.noAnswer(c, err))
 	}
 	defer discard(resp.Body)
 	if resp.StatusCode != http.StatusOK {
-		return 0, orStopped(ctx, e.tokenizeRefusal(c, resp))
-	}
-	var answer struct {
-		Count *int `json:"count"`
+		return orStopped(ctx, e.tokenizeRefusal(c, resp))
 	}
 	reply, err := readAll(resp.Body, e.maxEvent(id))
 	if err == nil {
-		err = json.Unmarshal(reply, &answer)
+		err = json.Unmarshal(reply, answer)
 	}
-	switch {
-	case err != nil:
-		return 0, orStopped(ctx, e.noAnswer(c, err))
-	case answer.Count == nil:
-		e.noTokenize.Store(true) // something of the same name that takes other parameters
-		return 0, e.withoutTokenize()
+	if err != nil {
+		return orStopped(ctx, e.noAnswer(c, err))
 	}
-	return *answer.Count, nil
+	return nil
 }
 
 func (e *Engine) withoutTokenize() error {
-	return fmt.Errorf("count tokens: engine %s has no /tokenize: %w", e, workers.ErrUnsupported)
+	return fmt.Errorf("engine %s has no tokenizer to ask: %w", e, workers.ErrUnsupported)
 }
 
 // tokenizeRefusal tells an engine that has no /tokenize from one that does not like the request.
@@ -126,9 +213,9 @@ func (e *Engine) tokenizeRefusal(c call, resp *http.Response) error {
 	return e.withoutTokenize()
 }
 
-// tokenizeBody builds the request from the raw values of the job's own.
-func tokenizeBody(model []byte, fields map[string]json.RawMessage, names []string) []byte {
-	b := append([]byte(`{"model":`), model...)
+// pick takes raw fields of the job's request over into another one, which has begun with another field.
+func pick(fields map[string]json.RawMessage, names []string) []byte {
+	var b []byte
 	for _, name := range names {
 		if value, ok := fields[name]; ok {
 			b = append(append(append(b, `,"`...), name...), `":`...)
