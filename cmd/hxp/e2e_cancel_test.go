@@ -172,7 +172,8 @@ func cancelOne(ctx context.Context, client *producer.Client, id string, phase sc
 			if err != nil {
 				return asked, err
 			}
-			if got != phase {
+			// On a machine under load the job may have ended by the time that the answer comes.
+			if got != phase && (got != schemas.PhaseEnded || phase == schemas.PhaseQueued) {
 				return asked, fmt.Errorf("job %s was cancelled in %s, want %s", id, got, phase)
 			}
 		}
