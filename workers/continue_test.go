@@ -17,6 +17,8 @@ import (
 
 // A reply that is interrupted again and again is, byte for byte and token for token, the one that
 // was not.
+//
+//nolint:tparallel // The faults are the one engine's, for the next request whichever that is.
 func TestInterruptedReplyIsTheUndisturbedOne(t *testing.T) {
 	t.Parallel()
 	b := newBroker(t, queue.Config{})

@@ -86,7 +86,8 @@ func (w *Worker) logRetry(r *run, err error, fate string, delay time.Duration) {
 	if !errors.Is(err, ErrDiscard) { // that one has been counted as failed
 		w.metrics.class[r.class].outcome(fate)
 	}
-	e := w.blame(w.log.Warn(), err).Str("outcome", fate).Int("attempt", r.attempt).Str("subject", r.msg.Subject())
+	e := w.log.Warn()
+	e = w.blame(e, err).Str("outcome", fate).Int("attempt", r.attempt).Str("subject", r.msg.Subject())
 	if r.job != nil {
 		e = e.Str("job", r.job.ID).Str("tenant", r.job.Tenant)
 	}
