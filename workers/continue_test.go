@@ -173,18 +173,8 @@ func TestResumedSaysWhatIsNotExact(t *testing.T) {
 func (b *broker) ghost(job schemas.Job, events ...schemas.Event) schemas.Job {
 	b.t.Helper()
 	job = b.submit(job)
-	consumers, err := queue.Consumers(b.t.Context(), b.js, model)
-	if err != nil {
+	if err := b.pullOne(job.Class).Nak(); err != nil {
 		b.t.Fatal(err)
-	}
-	batch, err := consumers[job.Class].Fetch(1)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	for msg := range batch.Messages() {
-		if err := msg.Nak(); err != nil {
-			b.t.Fatal(err)
-		}
 	}
 	for i := range events {
 		events[i].Seq, events[i].Attempt = uint64(i+1), 1

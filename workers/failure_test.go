@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/hxp-enterprise/hxp/internal/queue"
 	"github.com/hxp-enterprise/hxp/schemas"
 	"github.com/hxp-enterprise/hxp/workers"
@@ -141,25 +143,25 @@ func TestOnInterruptFailAfterALostWorker(t *testing.T) {
 	}
 }
 
-// lostAttempt submits a job and plays a worker that takes it, sends some text and is never heard of again.
-func (b *broker) lostAttempt(job schemas.Job, text string) schemas.Job {
+// pullOne takes the one job of a class off the queue, as a worker does.
+func (b *broker) pullOne(class schemas.Class) jetstream.Msg {
 	b.t.Helper()
-	job = b.submit(job)
 	consumers, err := queue.Consumers(b.t.Context(), b.js, model)
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	batch, err := consumers[job.Class].Fetch(1)
+	msg, err := consumers[class].Next()
 	if err != nil {
-		b.t.Fatal(err)
+		b.t.Fatalf("pull: %v", err)
 	}
-	got := 0
-	for range batch.Messages() {
-		got++
-	}
-	if got != 1 {
-		b.t.Fatalf("fetched %d jobs, want 1", got)
-	}
+	return msg
+}
+
+// lostAttempt submits a job and plays a worker that takes it, sends some text and is never heard of again.
+func (b *broker) lostAttempt(job schemas.Job, text string) schemas.Job {
+	b.t.Helper()
+	job = b.submit(job)
+	b.pullOne(job.Class)
 	subject := schemas.EventSubject(tenant, schemas.NoClient, job.ID)
 	for i, e := range []schemas.Event{
 		{Kind: schemas.Started, Worker: "ghost"},
