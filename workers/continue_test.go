@@ -297,7 +297,7 @@ func TestRecordThatProvesNothingIsNotContinued(t *testing.T) {
 // A lost event in the middle: what follows it cannot be continued, and is not.
 func TestGapInTheRecordRestarts(t *testing.T) {
 	t.Parallel()
-	b := newBroker(t, queue.Config{Lease: 300 * time.Millisecond})
+	b := newBroker(t, queue.Config{Lease: 900 * time.Millisecond})
 	body := `{"prompt":"Once","max_tokens":30,"ignore_eos":true}`
 	events := recorded(t, body, 10, "")
 	job := b.ghost(schemas.Job{Stream: true, Body: json.RawMessage(body)}, events[:6]...)

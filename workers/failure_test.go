@@ -133,7 +133,7 @@ func TestOnInterruptFail(t *testing.T) {
 
 func TestOnInterruptFailAfterALostWorker(t *testing.T) {
 	t.Parallel()
-	b := newBroker(t, queue.Config{Lease: 300 * time.Millisecond})
+	b := newBroker(t, queue.Config{Lease: 900 * time.Millisecond})
 	job := b.lostAttempt(schemas.Job{Stream: true, OnInterrupt: schemas.FailOnInterrupt}, "half an ans")
 	engine := says("never")
 	b.run(engine, workers.Config{})
@@ -181,7 +181,7 @@ func (b *broker) lostAttempt(job schemas.Job, text string) schemas.Job {
 
 func TestLostWorkersJobIsTakenOver(t *testing.T) {
 	t.Parallel()
-	b := newBroker(t, queue.Config{Lease: 300 * time.Millisecond})
+	b := newBroker(t, queue.Config{Lease: 900 * time.Millisecond})
 	l := b.listen(schemas.AllEvents)
 	job := b.lostAttempt(schemas.Job{Stream: true}, "half an ans")
 	s := b.run(says("whole"), workers.Config{MaxAttempts: 2})
@@ -196,7 +196,7 @@ func TestLostWorkersJobIsTakenOver(t *testing.T) {
 
 func TestLostWorkersCountAsFailures(t *testing.T) {
 	t.Parallel()
-	b := newBroker(t, queue.Config{Lease: 300 * time.Millisecond})
+	b := newBroker(t, queue.Config{Lease: 900 * time.Millisecond})
 	b.lostAttempt(schemas.Job{}, "")
 	engine := says("never")
 	b.run(engine, workers.Config{MaxAttempts: 1})
@@ -212,7 +212,7 @@ func TestLostWorkersCountAsFailures(t *testing.T) {
 
 func TestResultAlreadyThereIsAnnouncedAndSettled(t *testing.T) {
 	t.Parallel()
-	b := newBroker(t, queue.Config{Lease: 300 * time.Millisecond})
+	b := newBroker(t, queue.Config{Lease: 900 * time.Millisecond})
 	l := b.listen(schemas.AllEvents)
 	job := b.lostAttempt(schemas.Job{Stream: true}, "all of it")
 	// The ghost stored the Result and was lost before it could say so.
@@ -235,7 +235,7 @@ func TestResultAlreadyThereIsAnnouncedAndSettled(t *testing.T) {
 
 func TestStalledEngineIsAbortedAndRetried(t *testing.T) {
 	t.Parallel()
-	b := newBroker(t, queue.Config{Lease: 300 * time.Millisecond})
+	b := newBroker(t, queue.Config{Lease: 900 * time.Millisecond})
 	engine := newScript(func(ctx context.Context, n int, _ *workers.Request, emit func(...string) bool) error {
 		emit("tick")
 		if n > 1 {
@@ -326,7 +326,7 @@ func TestSubjectWithABadTenantIsDeadLettered(t *testing.T) {
 
 func TestStaleEventsInTheRecordAreIgnored(t *testing.T) {
 	t.Parallel()
-	b := newBroker(t, queue.Config{Lease: 300 * time.Millisecond})
+	b := newBroker(t, queue.Config{Lease: 900 * time.Millisecond})
 	job := b.lostAttempt(schemas.Job{Stream: true}, "half")
 	// Attempt 2 was handed back; then the frozen attempt 1 woke up and went on.
 	for _, e := range []schemas.Event{

@@ -47,7 +47,7 @@ func (b *broker) says(job schemas.Job, events ...schemas.Event) {
 
 func TestWithoutLeasesNothingIsPulled(t *testing.T) {
 	t.Parallel()
-	b := newBroker(t, queue.Config{Lease: 300 * time.Millisecond})
+	b := newBroker(t, queue.Config{Lease: 900 * time.Millisecond})
 	engine := says("never")
 	lease, _ := b.connect()
 	s := b.run(engine, workers.Config{LeaseConn: lease, DrainTimeout: -1})
@@ -107,7 +107,7 @@ func (b *broker) proxy(hole *atomic.Bool) string {
 // The worst cut: bytes vanish and nobody hangs up.
 func TestHalfOpenConnectionLosesTheLease(t *testing.T) {
 	t.Parallel()
-	b := newBrokerOnPort(t, queue.Config{Lease: 300 * time.Millisecond})
+	b := newBrokerOnPort(t, queue.Config{Lease: 900 * time.Millisecond})
 	var hole atomic.Bool
 	nc, err := nats.Connect(b.proxy(&hole), nats.MaxReconnects(-1))
 	if err != nil {
@@ -151,7 +151,7 @@ func TestHalfOpenConnectionLosesTheLease(t *testing.T) {
 
 func TestFencedEventsDoNotMoveTheNumbering(t *testing.T) {
 	t.Parallel()
-	b := newBroker(t, queue.Config{Lease: 300 * time.Millisecond})
+	b := newBroker(t, queue.Config{Lease: 900 * time.Millisecond})
 	job := b.lostAttempt(schemas.Job{Stream: true}, "half")
 	stale := json.RawMessage("[" + choice(job.Endpoint, "stale", "") + "]")
 	b.says(job,
@@ -169,7 +169,7 @@ func TestFencedEventsDoNotMoveTheNumbering(t *testing.T) {
 
 func TestJunkInTheRecordStopsNobody(t *testing.T) {
 	t.Parallel()
-	b := newBroker(t, queue.Config{Lease: 300 * time.Millisecond})
+	b := newBroker(t, queue.Config{Lease: 900 * time.Millisecond})
 	job := b.lostAttempt(schemas.Job{Stream: true}, "half")
 	if err := b.nc.Publish(schemas.EventSubject(tenant, "x", job.ID), []byte("junk")); err != nil {
 		t.Fatal(err)
