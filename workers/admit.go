@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hxp-enterprise/hxp/internal/queue"
@@ -14,7 +16,7 @@ import (
 
 // perform takes a delivery from the wire to its end. What it returns decides the message's fate.
 func (w *Worker) perform(ctx context.Context, r *run) error {
-	job, err := schemas.DecodeJob(r.msg.Subject(), r.msg.Data(), fallbackIDOf(r))
+	job, err := schemas.DecodeJob(r.msg.Subject(), r.msg.Data(), fallbackIDOf(r.msg.Headers(), r.meta))
 	r.job = job
 	if job.Tenant == "" { // the subject's own tokens are bad: there is nobody to tell
 		job.ID, job.Tenant = fallbackID(r.meta), schemas.UnknownTenant
@@ -66,11 +68,11 @@ var errAnswered = errors.New("already answered")
 
 // fallbackIDOf names a job that brings no id: by its message id if the publisher gave a usable one,
 // since that is what the broker de-duplicates by, otherwise by its place in the stream.
-func fallbackIDOf(r *run) string {
-	if id := r.msg.Headers().Get(schemas.HeaderMsgID); schemas.CheckToken(id) == nil {
+func fallbackIDOf(header nats.Header, meta *jetstream.MsgMetadata) string {
+	if id := header.Get(schemas.HeaderMsgID); schemas.CheckToken(id) == nil {
 		return id
 	}
-	return fallbackID(r.meta)
+	return fallbackID(meta)
 }
 
 // claim makes sure that this worker runs the job once, and reports whether this delivery is to run
