@@ -179,8 +179,7 @@ func (j *Janitor) hold(ctx context.Context) {
 	defer j.active.Set(0)
 	held, said := false, ""
 	for {
-		term := cmp.Or(j.lock.TTL(), lockTerm) / 3
-		try, stop := context.WithTimeout(ctx, term)
+		try, stop := context.WithTimeout(ctx, cmp.Or(j.lock.TTL(), lockTerm)/3)
 		now, err := j.lock.Take(try)
 		stop()
 		if ctx.Err() != nil {
@@ -205,7 +204,7 @@ func (j *Janitor) hold(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(term):
+		case <-time.After(cmp.Or(j.lock.TTL(), lockTerm) / 3):
 		}
 	}
 }

@@ -244,6 +244,18 @@ func TestJanitorAsksLittleForManyJobs(t *testing.T) {
 		t.Errorf("%d requests for %d jobs, want at most %d", looked, n, most)
 	}
 	t.Logf("%d requests for %d jobs", looked, n)
+
+	// When most have left it forgets them, and knows the others still.
+	stream, err := b.js.Stream(t.Context(), schemas.JobsStream(model))
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := b.submit(schemas.Job{Class: schemas.Batch, Deadline: soon(400 * time.Millisecond)})
+	b.result(b.submit(schemas.Job{Class: schemas.Batch, Deadline: soon(0)}))
+	if err := stream.Purge(t.Context(), jetstream.WithPurgeKeep(10)); err != nil {
+		t.Fatal(err)
+	}
+	b.result(last)
 }
 
 func TestJanitorRemovesWhatWasCancelled(t *testing.T) {
@@ -311,6 +323,9 @@ func TestJanitorRemovesWhatWasCancelled(t *testing.T) {
 	if c.metric("hxp_janitor_expired_total") != 0 {
 		t.Error("counted as expired")
 	}
+	if strings.Contains(c.log.String(), "was lost") {
+		t.Errorf("the lock was not renewed in time:\n%s", c.log.String())
+	}
 }
 
 // A worker that runs a cancelled job and did not hear of the cancel is told again, and ends it.
@@ -342,6 +357,12 @@ func TestJanitorGoesOnFromTheRecord(t *testing.T) {
 	t.Parallel()
 	b := newBroker(t, brisk)
 	tried, other := b.submit(schemas.Job{ID: "tried", Deadline: soon(0)}), b.submit(schemas.Job{ID: "other", Deadline: soon(0)})
+	// Its Result has expired, which its record contradicts for as long as that is kept.
+	ended := b.submit(schemas.Job{ID: "ended", Deadline: soon(0)})
+	done := schemas.Event{ID: ended.ID, Seq: 1, Attempt: 1, Kind: schemas.Done, TS: 1}
+	if err := b.nc.Publish(schemas.EventSubject(tenant, schemas.NoClient, ended.ID), done.Append(nil)); err != nil {
+		t.Fatal(err)
+	}
 	for i, job := range []schemas.Job{tried, other} {
 		for seq, e := range []schemas.Event{
 			{Kind: schemas.Started, Worker: "w9", Source: fmt.Sprintf("%s/%d", schemas.JobsStream(model), 1+8*i)},
@@ -360,9 +381,65 @@ func TestJanitorGoesOnFromTheRecord(t *testing.T) {
 	if r := b.result(tried); r.LastSeq != 3 || r.Attempts != 4 || r.Status != schemas.StatusExpired {
 		t.Errorf("result = %+v", r)
 	}
-	b.settled(1)
-	if _, err := queue.GetResult(t.Context(), b.js, tenant, other.ID); !errors.Is(err, queue.ErrNotFound) {
-		t.Errorf("the duplicate ended the job: %v", err)
+	b.settled(2)
+	for _, id := range []string{other.ID, ended.ID} {
+		if _, err := queue.GetResult(t.Context(), b.js, tenant, id); !errors.Is(err, queue.ErrNotFound) {
+			t.Errorf("%s has a Result: %v", id, err)
+		}
+	}
+}
+
+// A broker that cannot answer is asked again; nothing is forgotten.
+func TestJanitorGoesOnAfterTrouble(t *testing.T) {
+	t.Parallel()
+	for _, missing := range []string{schemas.ResultsStream, schemas.EventsStream, "KV_" + schemas.CancelsBucket} {
+		t.Run(missing, func(t *testing.T) {
+			t.Parallel()
+			b := newBroker(t, brisk)
+			c := b.janitor(workers.JanitorConfig{})
+			first, waiting, gone := b.submit(schemas.Job{}), b.submit(schemas.Job{Deadline: soon(time.Second)}), b.submit(schemas.Job{Deadline: soon(time.Second)})
+			answered := b.submit(schemas.Job{})
+			b.result(b.submit(schemas.Job{Deadline: soon(0)})) // those before it have been looked at
+			b.settled(4)
+			for place := range uint64(4) {
+				q, err := queue.GetJob(t.Context(), b.js, model, place+1)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if strings.Contains(string(q.Data), first.ID) || strings.Contains(string(q.Data), gone.ID) { // a worker has had them
+					if err := queue.DeleteJob(t.Context(), b.js, model, q.Stored); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			if missing == schemas.EventsStream {
+				r := &schemas.Result{ID: answered.ID, Tenant: tenant, Model: model, Status: schemas.StatusCompleted, LastSeq: 5, Finished: time.Now().Add(-time.Minute)}
+				if err := queue.PutResult(t.Context(), b.js, r); err != nil {
+					t.Fatal(err)
+				}
+			}
+			b.tombstone(answered.ID, "")
+			if err := b.js.DeleteStream(t.Context(), missing); err != nil {
+				t.Fatal(err)
+			}
+			waitFor(t, "the fault to be said", func() bool { return strings.Contains(c.log.String(), "could not look after every queue") })
+			if missing != schemas.EventsStream {
+				// Looked at while nothing can be looked up.
+				b.submit(schemas.Job{ID: "later", Deadline: soon(0)})
+			}
+			waitFor(t, "the deadline to pass", func() bool { return time.Since(waiting.Deadline) > 3*brisk.Lease })
+			if _, err := queue.Ensure(t.Context(), b.js, []string{model}, b.cfg); err != nil {
+				t.Fatal(err)
+			}
+			if r := b.result(waiting); r.Status != schemas.StatusExpired {
+				t.Errorf("result = %+v", r)
+			}
+			if missing == "KV_"+schemas.CancelsBucket { // the cancel has gone with its bucket
+				b.settled(1)
+				return
+			}
+			b.settled(0)
+		})
 	}
 }
 

@@ -20,8 +20,8 @@ const (
 	hands = 16
 	// troubles is how many of them may fail before the rest is left for the next look.
 	troubles = 16
-	// troubleWait is how long a job is let be after it could not be ended.
-	troubleWait = 10 * time.Second
+	// troubleRounds is for how many Intervals a job is let be after it could not be ended.
+	troubleRounds = 5
 	// answerWait is how long workers have to say that they are running a job.
 	answerWait = 500 * time.Millisecond
 )
@@ -48,7 +48,7 @@ func (b *backlog) settle(ctx context.Context) error {
 			switch {
 			case err != nil:
 				failed.Add(1)
-				t.due = now.Add(troubleWait).UnixNano()
+				t.due = time.Now().Add(troubleRounds * b.j.cfg.Interval).UnixNano()
 			case left:
 				t.stored = 0
 			case next.IsZero():
