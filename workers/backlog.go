@@ -111,7 +111,7 @@ func (b *backlog) sweep(ctx context.Context, cancelled map[uint64]bool) error {
 		}
 		b.grace = 2 * lease
 	}
-	extent, err := queue.QueueExtent(ctx, b.j.js, b.model)
+	extent, err := queue.Extent(ctx, b.j.js, b.model)
 	if err != nil {
 		return err
 	}
@@ -129,7 +129,7 @@ func (b *backlog) sweep(ctx context.Context, cancelled map[uint64]bool) error {
 }
 
 // forget drops the jobs that have left, and begins anew when too many may have.
-func (b *backlog) forget(e queue.Extent) {
+func (b *backlog) forget(e queue.Span) {
 	switch {
 	case e.Last+1 < b.cursor: // the stream was made anew, and counts from one again
 		b.jobs, b.cursor, b.horizon = nil, 0, 0

@@ -328,6 +328,46 @@ func TestJanitorRemovesWhatWasCancelled(t *testing.T) {
 	}
 }
 
+func TestJanitorLooksAgainBeforeItActs(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, brisk)
+	c := b.janitor(workers.JanitorConfig{})
+	free, later, odd, late := b.submit(schemas.Job{}), b.submit(schemas.Job{Deadline: soon(1500 * time.Millisecond)}), b.submit(schemas.Job{}), b.submit(schemas.Job{})
+	b.result(b.submit(schemas.Job{Deadline: soon(0)})) // those before it have been looked at
+	began := time.Now()
+	for _, job := range []schemas.Job{free, later, odd, late} {
+		b.tombstone(job.ID, "")
+	}
+	waitFor(t, "the tombstones to be seen", func() bool { return time.Since(began) > brisk.Lease })
+	kv, err := b.js.KeyValue(t.Context(), schemas.CancelsBucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, job := range []schemas.Job{free, later} { // taken back
+		if err := kv.Delete(t.Context(), schemas.CancelKey(tenant, job.ID)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := kv.PutString(t.Context(), schemas.CancelKey(tenant, odd.ID), "no JSON"); err != nil {
+		t.Fatal(err)
+	}
+	// Only just ended by a worker, which has two leases to say so.
+	r := &schemas.Result{ID: late.ID, Tenant: tenant, Model: model, Status: schemas.StatusCompleted, LastSeq: 1, Finished: time.Now().UTC()}
+	if err := queue.PutResult(t.Context(), b.js, r); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the odd tombstone to be said", func() bool { return strings.Contains(c.log.String(), "get tombstone of job "+odd.ID) })
+	if got := b.result(later); got.Status != schemas.StatusExpired {
+		t.Errorf("result = %+v", got)
+	}
+	b.settled(2)
+	for _, job := range []schemas.Job{free, odd} {
+		if _, err := queue.GetResult(t.Context(), b.js, tenant, job.ID); !errors.Is(err, queue.ErrNotFound) {
+			t.Errorf("a job was ended that nobody cancelled: %v", err)
+		}
+	}
+}
+
 // A worker that runs a cancelled job and did not hear of the cancel is told again, and ends it.
 func TestJanitorTellsAWorkerOfACancelItMissed(t *testing.T) {
 	t.Parallel()

@@ -84,7 +84,7 @@ func (b *backlog) conclude(ctx context.Context, stored uint64) (next time.Time, 
 	}
 	job, err := schemas.DecodeJob(q.Subject, q.Data, queuedID(b.model, q))
 	if err != nil {
-		return next, false, nil //nolint:nilerr // a worker makes a dead letter of what is no job
+		return next, false, nil // a worker makes a dead letter of what is no job
 	}
 	result, err := queue.GetResult(ctx, b.j.js, job.Tenant, job.ID)
 	if err == nil {
@@ -128,7 +128,7 @@ func (b *backlog) remove(ctx context.Context, q *queue.QueuedJob, job *schemas.J
 	default:
 		return next, false, err
 	}
-	next, left, err = b.leave(ctx, q, job, result.Status)
+	left, err = b.leave(ctx, q, job, result.Status)
 	if left {
 		b.removed.Inc()
 	}
@@ -137,10 +137,8 @@ func (b *backlog) remove(ctx context.Context, q *queue.QueuedJob, job *schemas.J
 
 // cancel ends a job for a canceller that did not get to do so, unless a worker says that it is running it.
 func (b *backlog) cancel(ctx context.Context, q *queue.QueuedJob, job *schemas.Job, request *schemas.Cancel) (next time.Time, left bool, err error) {
-	data, err := json.Marshal(schemas.Cancel{ID: job.ID, Tenant: job.Tenant, Reason: request.Reason, Requested: request.Requested})
-	if err != nil {
-		return next, false, err
-	}
+	// Strings, and a time that has been read.
+	data, _ := json.Marshal(schemas.Cancel{ID: job.ID, Tenant: job.Tenant, Reason: request.Reason, Requested: request.Requested})
 	wait, stop := context.WithTimeout(ctx, answerWait)
 	defer stop()
 	_, err = b.j.js.Conn().RequestWithContext(wait, schemas.CancelSubject(job.Tenant, job.ID), data)
@@ -171,7 +169,7 @@ func (b *backlog) end(ctx context.Context, q *queue.QueuedJob, job *schemas.Job,
 	case err != nil:
 		return next, false, err
 	}
-	next, left, err = b.leave(ctx, q, job, status)
+	left, err = b.leave(ctx, q, job, status)
 	switch {
 	case status == schemas.StatusExpired:
 		b.expired.Inc()
@@ -182,13 +180,13 @@ func (b *backlog) end(ctx context.Context, q *queue.QueuedJob, job *schemas.Job,
 }
 
 // leave takes the message of a job that has ended out of the queue.
-func (b *backlog) leave(ctx context.Context, q *queue.QueuedJob, job *schemas.Job, status schemas.Status) (next time.Time, left bool, err error) {
+func (b *backlog) leave(ctx context.Context, q *queue.QueuedJob, job *schemas.Job, status schemas.Status) (left bool, err error) {
 	if err := queue.DeleteJob(ctx, b.j.js, b.model, q.Stored); err != nil {
 		if _, gone := queue.GetJob(ctx, b.j.js, b.model, q.Stored); !errors.Is(gone, queue.ErrNotFound) {
-			return next, false, err
+			return false, err
 		}
 	}
 	b.j.log.Info().Str("job", job.ID).Str("model", b.model).Str("tenant", job.Tenant).Str("class", string(job.Class)).
 		Str("outcome", string(status)).Dur("queued", time.Since(q.Time)).Msg("queued job ended and removed")
-	return next, true, nil
+	return true, nil
 }

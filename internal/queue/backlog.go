@@ -60,28 +60,28 @@ func GetJob(ctx context.Context, js jetstream.JetStream, model string, place uin
 	return queued(m), nil
 }
 
-// Extent is where the messages of a work queue lie.
-type Extent struct {
+// Span is where the messages of a work queue lie.
+type Span struct {
 	First, Last uint64
 	Jobs        uint64
 }
 
-// QueueExtent returns where the messages of a model's work queue lie. It is one request.
-func QueueExtent(ctx context.Context, js jetstream.JetStream, model string) (Extent, error) {
+// Extent returns where the messages of a model's work queue lie. It is one request.
+func Extent(ctx context.Context, js jetstream.JetStream, model string) (Span, error) {
 	if err := checkTokens(map[string]string{"model": model}); err != nil {
-		return Extent{}, err
+		return Span{}, err
 	}
 	return extent(ctx, js, schemas.JobsStream(model))
 }
 
-func extent(ctx context.Context, js jetstream.JetStream, stream string) (out Extent, err error) {
+func extent(ctx context.Context, js jetstream.JetStream, stream string) (out Span, err error) {
 	var info struct {
 		State jetstream.StreamState `json:"state"`
 	}
 	if err := api(ctx, js, "STREAM.INFO."+stream, struct{}{}, &info); err != nil {
-		return Extent{}, fmt.Errorf("look at stream %s: %w", stream, err)
+		return Span{}, fmt.Errorf("look at stream %s: %w", stream, err)
 	}
-	return Extent{First: info.State.FirstSeq, Last: info.State.LastSeq, Jobs: info.State.Msgs}, nil
+	return Span{First: info.State.FirstSeq, Last: info.State.LastSeq, Jobs: info.State.Msgs}, nil
 }
 
 // JobKey names a job.

@@ -50,8 +50,8 @@ func TestBacklogIsReadWithoutTakingIt(t *testing.T) {
 	if _, err := queue.GetJob(t.Context(), js, "phi3", 3); !errors.Is(err, queue.ErrNotFound) {
 		t.Errorf("GetJob of one that has left = %v", err)
 	}
-	if e, err := queue.QueueExtent(t.Context(), js, "phi3"); err != nil || e != (queue.Extent{First: 1, Last: 5, Jobs: 4}) {
-		t.Errorf("QueueExtent = %+v, %v", e, err)
+	if e, err := queue.Extent(t.Context(), js, "phi3"); err != nil || e != (queue.Span{First: 1, Last: 5, Jobs: 4}) {
+		t.Errorf("Extent = %+v, %v", e, err)
 	}
 	if lease, err := queue.Lease(t.Context(), js, "phi3"); err != nil || lease != 4*time.Second {
 		t.Errorf("Lease = %s, %v", lease, err)
@@ -70,11 +70,11 @@ func TestBacklogIsReadWithoutTakingIt(t *testing.T) {
 	if _, err := queue.GetJob(t.Context(), js, "*", 1); err == nil {
 		t.Error("GetJob of * is nil")
 	}
-	if _, err := queue.QueueExtent(t.Context(), js, "*"); err == nil {
-		t.Error("QueueExtent of * is nil")
+	if _, err := queue.Extent(t.Context(), js, "*"); err == nil {
+		t.Error("Extent of * is nil")
 	}
-	if _, err := queue.QueueExtent(t.Context(), js, "none"); !errors.Is(err, queue.ErrNotSetUp) {
-		t.Errorf("QueueExtent of no model = %v", err)
+	if _, err := queue.Extent(t.Context(), js, "none"); !errors.Is(err, queue.ErrNotSetUp) {
+		t.Errorf("Extent of no model = %v", err)
 	}
 	if _, err := queue.Lease(t.Context(), js, "none"); !errors.Is(err, queue.ErrNotSetUp) {
 		t.Errorf("Lease of no model = %v", err)

@@ -78,12 +78,13 @@ func (l *Lock) take(ctx context.Context) error {
 			return err
 		}
 	}
-	expect, free := l.revision, true
+	expect := l.revision
 	if expect == 0 {
-		var err error
-		if expect, free, err = l.look(ctx); err != nil || !free {
+		last, free, err := l.look(ctx)
+		if err != nil || !free {
 			return err
 		}
+		expect = last
 	}
 	for range 2 {
 		sent := time.Now()
