@@ -17,6 +17,8 @@ const (
 	WorkersBucket = "hxp_workers"
 	// CancelsBucket is the key-value bucket of cancel tombstones.
 	CancelsBucket = "hxp_cancels"
+	// LocksBucket is the key-value bucket of what one process at a time may do.
+	LocksBucket = "hxp_locks"
 )
 
 // Headers. A message is complete without them; they mirror the payload for routing and tracing.

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hxp-enterprise/hxp/internal/queue"
@@ -15,7 +17,7 @@ import (
 
 // perform takes a delivery from the wire to its end. What it returns decides the message's fate.
 func (w *Worker) perform(ctx context.Context, r *run) error {
-	job, err := schemas.DecodeJob(r.msg.Subject(), r.msg.Data(), fallbackIDOf(r))
+	job, err := schemas.DecodeJob(r.msg.Subject(), r.msg.Data(), fallbackIDOf(r.msg.Subject(), r.msg.Headers(), r.meta))
 	r.job = job
 	if job.Tenant == "" { // the subject's own tokens are bad: there is nobody to tell
 		job.ID, job.Tenant = fallbackID(r.meta), schemas.UnknownTenant
@@ -67,15 +69,15 @@ var errAnswered = errors.New("already answered")
 
 // fallbackIDOf names a job that brings no id: by its message id if the publisher gave a usable one,
 // since that is what the broker de-duplicates by, otherwise by its place in the stream.
-func fallbackIDOf(r *run) string {
-	id := r.msg.Headers().Get(schemas.HeaderMsgID)
-	if _, _, tenant, err := schemas.ParseJobSubject(r.msg.Subject()); err == nil {
+func fallbackIDOf(subject string, header nats.Header, meta *jetstream.MsgMetadata) string {
+	id := header.Get(schemas.HeaderMsgID)
+	if _, _, tenant, err := schemas.ParseJobSubject(subject); err == nil {
 		id = strings.TrimPrefix(id, schemas.MsgID(tenant, ""))
 	}
 	if schemas.CheckToken(id) == nil {
 		return id
 	}
-	return fallbackID(r.meta)
+	return fallbackID(meta)
 }
 
 // claim makes sure that this worker runs the job once, and reports whether this delivery is to run

@@ -23,6 +23,9 @@
 // opened and neither ended nor handed back has failed. A job that runs out of attempts leaves a
 // dead letter that names every one of them.
 //
+// A queued job that no worker gets to is ended by the [Janitor]: one of those that run, in every
+// worker process, holds a lock and works.
+//
 // # Shutdown
 //
 // When the context given to [Worker.Run] ends, nothing new is pulled and the jobs in flight have

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"math"
+	"slices"
 	"strconv"
 	"time"
 
@@ -31,11 +33,12 @@ type stored struct {
 
 // getRequest is the body of a direct get.
 type getRequest struct {
-	Seq      uint64 `json:"seq,omitempty"`
-	LastFor  string `json:"last_by_subj,omitempty"`
-	NextFor  string `json:"next_by_subj,omitempty"`
-	Batch    int    `json:"batch,omitempty"`
-	MaxBytes int    `json:"max_bytes,omitempty"`
+	Seq      uint64   `json:"seq,omitempty"`
+	LastFor  string   `json:"last_by_subj,omitempty"`
+	NextFor  string   `json:"next_by_subj,omitempty"`
+	LastOf   []string `json:"multi_last,omitempty"`
+	Batch    int      `json:"batch,omitempty"`
+	MaxBytes int      `json:"max_bytes,omitempty"`
 }
 
 // apiPrefix is what js puts before its API subjects.
@@ -85,31 +88,15 @@ func directOne(ctx context.Context, js jetstream.JetStream, stream, suffix strin
 // directScan yields the messages of a stream that match filter, from sequence from on, up to the
 // end of what is stored when it gets there.
 func directScan(ctx context.Context, js jetstream.JetStream, stream, filter string, from uint64) iter.Seq2[*stored, error] {
+	return directRange(ctx, js, stream, filter, from, math.MaxUint64)
+}
+
+// directRange is directScan that ends after sequence to.
+func directRange(ctx context.Context, js jetstream.JetStream, stream, filter string, from, to uint64) iter.Seq2[*stored, error] {
 	return func(yield func(*stored, error) bool) {
-		nc := js.Conn()
-		sub, err := nc.SubscribeSync(nc.NewInbox())
-		if err != nil {
-			yield(nil, fmt.Errorf("read stream %s: %w", stream, err))
-			return
-		}
-		defer func() { _ = sub.Unsubscribe() }()
-		next := max(from, 1)
-		for {
-			var batch []*stored
-			var more bool
-			err := attempts(ctx, js, func(ctx context.Context) error {
-				batch, more, err = directBatch(ctx, js, sub, stream, filter, next)
-				if err != nil {
-					// Late answers to this request would be taken for answers to the next.
-					fresh, suberr := nc.SubscribeSync(nc.NewInbox())
-					if suberr != nil {
-						return fmt.Errorf("read stream %s: %w", stream, suberr)
-					}
-					_ = sub.Unsubscribe()
-					sub = fresh
-				}
-				return err
-			})
+		for next := max(from, 1); next <= to; {
+			get := getRequest{Seq: next, NextFor: filter, Batch: int(min(batchMsgs-1, to-next) + 1), MaxBytes: batchBytes}
+			batch, more, err := directBatch(ctx, js, stream, get)
 			if errors.Is(err, ErrNotFound) {
 				return
 			}
@@ -118,7 +105,7 @@ func directScan(ctx context.Context, js jetstream.JetStream, stream, filter stri
 				return
 			}
 			for _, m := range batch {
-				if !yield(m, nil) {
+				if m.seq > to || !yield(m, nil) {
 					return
 				}
 				next = m.seq + 1
@@ -130,10 +117,47 @@ func directScan(ctx context.Context, js jetstream.JetStream, stream, filter stri
 	}
 }
 
-// directBatch asks for one batch and reads it to its end, checking that no message of it was lost on the way.
-func directBatch(ctx context.Context, js jetstream.JetStream, sub *nats.Subscription, stream, filter string, from uint64) (batch []*stored, more bool, err error) {
-	body, _ := json.Marshal(getRequest{Seq: from, NextFor: filter, Batch: batchMsgs, MaxBytes: batchBytes})
-	if err := js.Conn().PublishRequest(apiPrefix(js)+"DIRECT.GET."+stream, sub.Subject, body); err != nil {
+// directLast calls found with the newest message on each of up to batchMsgs subjects that has one.
+func directLast(ctx context.Context, js jetstream.JetStream, stream string, subjects []string, found func(*stored)) error {
+	for more := true; more && len(subjects) > 0; {
+		var batch []*stored
+		var err error
+		batch, more, err = directBatch(ctx, js, stream, getRequest{LastOf: subjects, MaxBytes: batchBytes})
+		if errors.Is(err, ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for _, m := range batch {
+			found(m)
+			subjects = slices.DeleteFunc(slices.Clone(subjects), func(s string) bool { return s == m.subject })
+		}
+		more = more && len(batch) > 0
+	}
+	return nil
+}
+
+// directBatch asks for one batch until it comes whole. more says that there are messages beyond it.
+func directBatch(ctx context.Context, js jetstream.JetStream, stream string, get getRequest) (batch []*stored, more bool, err error) {
+	body, _ := json.Marshal(get)
+	err = attempts(ctx, js, func(ctx context.Context) error {
+		batch, more, err = directOneBatch(ctx, js, stream, body)
+		return err
+	})
+	return batch, more, err
+}
+
+// directOneBatch asks for one batch and reads it to its end, checking that no message of it was lost
+// on the way. Its inbox is its own: late answers to one request would be taken for answers to the next.
+func directOneBatch(ctx context.Context, js jetstream.JetStream, stream string, body []byte) (batch []*stored, more bool, err error) {
+	nc := js.Conn()
+	sub, err := nc.SubscribeSync(nc.NewInbox())
+	if err != nil {
+		return nil, false, fmt.Errorf("read stream %s: %w", stream, err)
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	if err := nc.PublishRequest(apiPrefix(js)+"DIRECT.GET."+stream, sub.Subject, body); err != nil {
 		return nil, false, fmt.Errorf("read stream %s: %w", stream, err)
 	}
 	var last uint64

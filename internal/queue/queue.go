@@ -44,6 +44,8 @@ type Config struct {
 	// wait in the queue without being run after all, since its Result may have expired by then. Defaults
 	// to 14 days, or to ResultsMaxAge if that is longer.
 	CancelTTL time.Duration
+	// LockTTL is how long a [Lock] stays with a holder that does not renew it. Defaults to 10 s.
+	LockTTL time.Duration
 }
 
 func (c Config) withDefaults() Config {
@@ -61,6 +63,7 @@ func (c Config) withDefaults() Config {
 	c.DeadMaxAge = cmp.Or(c.DeadMaxAge, 14*24*time.Hour)
 	c.WorkerTTL = cmp.Or(c.WorkerTTL, 10*time.Second)
 	c.CancelTTL = cmp.Or(c.CancelTTL, max(14*24*time.Hour, c.ResultsMaxAge))
+	c.LockTTL = cmp.Or(c.LockTTL, 10*time.Second)
 	return c
 }
 
@@ -95,7 +98,7 @@ func (c Config) validate() error {
 		value time.Duration
 	}{
 		{"DuplicateWindow", c.DuplicateWindow}, {"Lease", c.Lease}, {"EventsMaxAge", c.EventsMaxAge}, {"ResultsMaxAge", c.ResultsMaxAge},
-		{"DeadMaxAge", c.DeadMaxAge}, {"WorkerTTL", c.WorkerTTL}, {"CancelTTL", c.CancelTTL},
+		{"DeadMaxAge", c.DeadMaxAge}, {"WorkerTTL", c.WorkerTTL}, {"CancelTTL", c.CancelTTL}, {"LockTTL", c.LockTTL},
 	} {
 		if f.value < minDuration {
 			fault(f.name, "is %s; want at least %s", f.value, minDuration)
@@ -146,6 +149,8 @@ var (
 	ErrNoJetStream = errors.New("JetStream is not enabled on this server or account")
 	// ErrNotSetUp says that a stream that the queue needs is not there: nobody has called [Ensure] on this server.
 	ErrNotSetUp = errors.New("the queue is not set up on this server")
+	// ErrOtherMessage says that a job's events are those of another message with the same id.
+	ErrOtherMessage = errors.New("another message with this id is being run")
 	// ErrBadRecord says that a job's record holds messages that are not events of that job. What could be read is returned with it.
 	ErrBadRecord = errors.New("the record holds messages that are not events of this job")
 	// ErrRecordTooLarge says that a job's record is above [MaxRecordBytes].

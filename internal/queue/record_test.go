@@ -139,7 +139,7 @@ func TestReadRecordFromABrokenServer(t *testing.T) {
 	m2 := func() *nats.Msg { return direct(subject, 20, 10, two.Append(nil)) }
 	noSeq := func() *nats.Msg { m := m1(); m.Header.Del("Nats-Sequence"); return m }
 	noTime := func() *nats.Msg { m := m1(); m.Header.Set("Nats-Time-Stamp", "noon"); return m }
-	whole := []*nats.Msg{m1(), m2(), status("204", 20)}
+	whole := func() []*nats.Msg { return []*nats.Msg{m1(), m2(), status("204", 20)} }
 	for _, c := range []struct {
 		name  string
 		first []*nats.Msg
@@ -163,7 +163,7 @@ func TestReadRecordFromABrokenServer(t *testing.T) {
 				if n == 1 {
 					return c.first
 				}
-				return whole
+				return whole()
 			})
 			got, err := queue.ReadRecord(t.Context(), js, "acme", "job-1", 0)
 			if c.want != "" {

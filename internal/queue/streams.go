@@ -108,7 +108,9 @@ func shared(cfg Config, level int) []jetstream.StreamConfig {
 	}
 	cancels := bucket(schemas.CancelsBucket, "hxp: cancel requests", cfg)
 	cancels.MaxAge = cfg.CancelTTL
-	for _, b := range []*jetstream.StreamConfig{&workers, &cancels} {
+	locks := bucket(schemas.LocksBucket, "hxp: locks", cfg)
+	locks.MaxAge = cfg.LockTTL
+	for _, b := range []*jetstream.StreamConfig{&workers, &cancels, &locks} {
 		b.Duplicates = min(bucketDuplicates, b.MaxAge)
 	}
 	return []jetstream.StreamConfig{
@@ -157,6 +159,7 @@ func shared(cfg Config, level int) []jetstream.StreamConfig {
 		},
 		workers,
 		cancels,
+		locks,
 	}
 }
 

@@ -151,7 +151,7 @@ func (d *doctor) setUp(ctx context.Context) bool {
 			return false
 		}
 	}
-	for _, name := range []string{schemas.WorkersBucket, schemas.CancelsBucket} {
+	for _, name := range []string{schemas.WorkersBucket, schemas.CancelsBucket, schemas.LocksBucket} {
 		if _, err := d.c.JS.KeyValue(ctx, name); errors.Is(err, jetstream.ErrBucketNotFound) {
 			missing = append(missing, name)
 		} else if err != nil {

@@ -64,9 +64,10 @@ func logger(cfg *Config, w io.Writer) zerolog.Logger {
 	return zerolog.New(console).Level(level).With().Timestamp().Logger()
 }
 
-// crew is the workers of a process. They start together and drain together.
+// crew is the workers of a process and the janitor they share. They start together and drain together.
 type crew struct {
 	workers []*workers.Worker
+	janitor *workers.Janitor
 	engines []*vllm.Engine
 	cancel  context.CancelFunc
 	running sync.WaitGroup
@@ -89,15 +90,22 @@ func (c *crew) hire(conn *Connection, cfg *Config, model, url string, wc workers
 	return nil
 }
 
-// start runs the workers. ended hears of each that has ended, with its error or with nil if it was asked to.
+// hireJanitor makes the one janitor of the process.
+func (c *crew) hireJanitor(conn *Connection, log zerolog.Logger, reg *prometheus.Registry) (err error) {
+	c.janitor, err = workers.NewJanitor(conn.JS, workers.JanitorConfig{Logger: log, Registry: reg})
+	return err
+}
+
+// start runs the workers and the janitor. ended hears of each that has ended, with its error or with nil if it was asked to.
 func (c *crew) start(ctx context.Context, ended func(*workers.Worker, error)) {
 	ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	for _, w := range c.workers {
 		c.running.Go(func() { ended(w, w.Run(ctx)) })
 	}
+	c.running.Go(func() { c.note(c.janitor.Run(ctx)) })
 }
 
-// stop drains the workers and waits for the last.
+// stop drains the workers, stops the janitor and waits for the last.
 func (c *crew) stop() error {
 	c.cancel()
 	c.running.Wait()

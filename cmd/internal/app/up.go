@@ -68,7 +68,7 @@ type up struct {
 }
 
 // Up runs every role in this process until ctx ends: broker, Redis, a simulated engine for each
-// model that has none of its own, and a worker for each model. What it started first it stops last.
+// model that has none of its own, and a worker for each model, with one janitor. What it started first it stops last.
 func Up(ctx context.Context, cfg *Config, o UpOptions) (err error) {
 	began := time.Now()
 	ctx, fail := context.WithCancelCause(ctx)
@@ -247,6 +247,9 @@ func (u *up) startMonitor(ctx context.Context) error {
 			return err
 		}
 		u.running.Workers[m] = u.crew.workers[len(u.crew.workers)-1].ID()
+	}
+	if err := u.crew.hireJanitor(u.conn, u.log, reg); err != nil {
+		return err
 	}
 	l, err := listen(ctx, u.address(u.cfg.HTTP.Listen), "http.listen")
 	if err != nil {

@@ -41,7 +41,7 @@ type Running struct {
 	Workers map[string]string `json:"workers"`
 }
 
-// Worker runs one worker beside one engine until ctx ends, and then drains it.
+// Worker runs one worker beside one engine, and a janitor, until ctx ends, and then drains it.
 func Worker(ctx context.Context, cfg *Config, o WorkerOptions) (err error) {
 	if _, ok := cfg.Models[o.Model]; !ok {
 		return UnknownModel(cfg, o.Model)
@@ -78,7 +78,11 @@ func Worker(ctx context.Context, cfg *Config, o WorkerOptions) (err error) {
 		url = cfg.engineURL(o.Model)
 	}
 	reg := prometheus.NewRegistry()
-	if err := c.hire(conn, cfg, o.Model, url, cfg.workerConfig(o.Model, o.ID, log, reg, leases.NC)); err != nil {
+	err = c.hire(conn, cfg, o.Model, url, cfg.workerConfig(o.Model, o.ID, log, reg, leases.NC))
+	if err == nil {
+		err = c.hireJanitor(conn, log, reg)
+	}
+	if err != nil {
 		return errors.Join(err, l.Close())
 	}
 	started.push(serve(l, monitor(c.workers, reg), fail))
