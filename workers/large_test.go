@@ -18,7 +18,7 @@ import (
 )
 
 func largeBody(n int) json.RawMessage {
-	return fmt.Appendf(nil, `{"messages":[{"role":"user","content":%q}],"max_tokens":8,"stream":true}`, strings.Repeat("large ", n/6))
+	return fmt.Appendf(nil, `{"messages":[{"role":"user","content":%q}],"max_tokens":8,"stream":true}`, strings.Repeat(" neighbour", n/10))
 }
 
 // submitLarge stores a body and publishes a job that refers to it and says nothing more.
@@ -85,14 +85,35 @@ func TestLargeBodyRunsOnTheSimulatedEngine(t *testing.T) {
 	b := newBroker(t, queue.Config{})
 	sim, engine := simulate(t, vllmsim.Config{MaxModelLen: 16 << 20})
 	b.run(engine, workers.Config{})
-	if err := sim.InjectFault(vllmsim.Fault{Kind: vllmsim.EOF, AfterTokens: 3}); err != nil {
-		t.Fatal(err)
+	for i, size := range []int{2 << 20, 600 << 10} {
+		attempts := i + 1
+		if attempts == 2 {
+			if err := sim.InjectFault(vllmsim.Fault{Kind: vllmsim.EOF, AfterTokens: 3}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		body := largeBody(size)
+		job := b.submitLarge(schemas.Job{}, body)
+		r := b.result(job)
+		want, err := sim.Expected(body, string(schemas.ChatCompletions))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Status != schemas.StatusCompleted || r.Text != want[0].Text || r.Attempts != attempts {
+			t.Errorf("result = %s %q (%v) after %d attempts, want %q after %d", r.Status, r.Text, r.Error, r.Attempts, want[0].Text, attempts)
+		}
+		b.emptied()
 	}
-	body := largeBody(10 << 20)
-	job := b.submitLarge(schemas.Job{}, body)
-	r := b.result(job)
-	if want := expect(t, string(body)); r.Status != schemas.StatusCompleted || r.Text != want || r.Attempts != 2 {
-		t.Errorf("result = %s %q (%v) after %d attempts, want %q after 2", r.Status, r.Text, r.Error, r.Attempts, want)
+}
+
+func TestLargePromptMustFitTheWindow(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, queue.Config{})
+	_, engine := simulate(t, vllmsim.Config{})
+	b.run(engine, workers.Config{})
+	job := b.submitLarge(schemas.Job{}, largeBody(2<<20))
+	if r := b.result(job); r.Error == nil || r.Error.Code != schemas.CodeContextLengthExceeded || r.Attempts != 1 {
+		t.Errorf("result = %s %v after %d attempts, want context_length_exceeded at once", r.Status, r.Error, r.Attempts)
 	}
 	b.emptied()
 }
