@@ -35,7 +35,7 @@ func (j *Job) validate(f *faults) {
 	if !j.Class.Valid() {
 		f.add("class", "is %.64q; want one of %s", j.Class, classList())
 	}
-	if !j.Endpoint.Valid() && !(j.Endpoint == "" && j.referred()) {
+	if !j.Endpoint.Valid() && (j.Endpoint != "" || !j.referred()) {
 		f.add("endpoint", "is %.64q; want %s or %s", j.Endpoint, ChatCompletions, Completions)
 	}
 	if j.BodyRef != nil {

@@ -85,7 +85,7 @@ func TestLargeBodyRunsOnTheSimulatedEngine(t *testing.T) {
 	b := newBroker(t, queue.Config{})
 	sim, engine := simulate(t, vllmsim.Config{MaxModelLen: 16 << 20})
 	b.run(engine, workers.Config{})
-	for i, size := range []int{2 << 20, 600 << 10} {
+	for i, size := range []int{2 << 20, 60 << 10} {
 		attempts := i + 1
 		if attempts == 2 {
 			if err := sim.InjectFault(vllmsim.Fault{Kind: vllmsim.EOF, AfterTokens: 3}); err != nil {
