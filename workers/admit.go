@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -67,7 +68,11 @@ var errAnswered = errors.New("already answered")
 // fallbackIDOf names a job that brings no id: by its message id if the publisher gave a usable one,
 // since that is what the broker de-duplicates by, otherwise by its place in the stream.
 func fallbackIDOf(r *run) string {
-	if id := r.msg.Headers().Get(schemas.HeaderMsgID); schemas.CheckToken(id) == nil {
+	id := r.msg.Headers().Get(schemas.HeaderMsgID)
+	if _, _, tenant, err := schemas.ParseJobSubject(r.msg.Subject()); err == nil {
+		id = strings.TrimPrefix(id, schemas.MsgID(tenant, ""))
+	}
+	if schemas.CheckToken(id) == nil {
 		return id
 	}
 	return fallbackID(r.meta)

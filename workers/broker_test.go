@@ -134,7 +134,7 @@ func (b *broker) nakOutstanding() {
 
 func TestUnreadableRecordIsRetriedNotGuessed(t *testing.T) {
 	t.Parallel()
-	b := newBroker(t, queue.Config{Lease: 300 * time.Millisecond})
+	b := newBroker(t, queue.Config{Lease: 900 * time.Millisecond})
 	job := b.lostAttempt(schemas.Job{Stream: true}, "half")
 	if err := b.js.DeleteStream(t.Context(), schemas.EventsStream); err != nil {
 		t.Fatal(err)
@@ -204,7 +204,7 @@ func TestJobsAreKeptWhileTheirEndCannotBeStored(t *testing.T) {
 
 func TestPublishFaultEndsTheAttempt(t *testing.T) {
 	t.Parallel()
-	b := newBroker(t, queue.Config{Lease: 300 * time.Millisecond})
+	b := newBroker(t, queue.Config{})
 	var s *started
 	engine := newScript(func(ctx context.Context, n int, _ *workers.Request, emit func(...string) bool) error {
 		emit("a")

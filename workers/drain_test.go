@@ -100,7 +100,7 @@ func TestDrainByRequest(t *testing.T) {
 
 func TestFrozenWorkerGivesUpItsJobs(t *testing.T) {
 	t.Parallel()
-	b := newBroker(t, queue.Config{Lease: 300 * time.Millisecond})
+	b := newBroker(t, queue.Config{Lease: 900 * time.Millisecond})
 	engine, aborted := hold("half")
 	lease, _ := b.connect()
 	s := b.run(engine, workers.Config{LeaseConn: lease, DrainTimeout: -1})

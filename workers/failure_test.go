@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/hxp-enterprise/hxp/internal/queue"
 	"github.com/hxp-enterprise/hxp/schemas"
 	"github.com/hxp-enterprise/hxp/workers"
@@ -131,7 +133,7 @@ func TestOnInterruptFail(t *testing.T) {
 
 func TestOnInterruptFailAfterALostWorker(t *testing.T) {
 	t.Parallel()
-	b := newBroker(t, queue.Config{Lease: 300 * time.Millisecond})
+	b := newBroker(t, queue.Config{Lease: 900 * time.Millisecond})
 	job := b.lostAttempt(schemas.Job{Stream: true, OnInterrupt: schemas.FailOnInterrupt}, "half an ans")
 	engine := says("never")
 	b.run(engine, workers.Config{})
@@ -141,25 +143,25 @@ func TestOnInterruptFailAfterALostWorker(t *testing.T) {
 	}
 }
 
-// lostAttempt submits a job and plays a worker that takes it, sends some text and is never heard of again.
-func (b *broker) lostAttempt(job schemas.Job, text string) schemas.Job {
+// pullOne takes the one job of a class off the queue, as a worker does.
+func (b *broker) pullOne(class schemas.Class) jetstream.Msg {
 	b.t.Helper()
-	job = b.submit(job)
 	consumers, err := queue.Consumers(b.t.Context(), b.js, model)
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	batch, err := consumers[job.Class].Fetch(1)
+	msg, err := consumers[class].Next()
 	if err != nil {
-		b.t.Fatal(err)
+		b.t.Fatalf("pull: %v", err)
 	}
-	got := 0
-	for range batch.Messages() {
-		got++
-	}
-	if got != 1 {
-		b.t.Fatalf("fetched %d jobs, want 1", got)
-	}
+	return msg
+}
+
+// lostAttempt submits a job and plays a worker that takes it, sends some text and is never heard of again.
+func (b *broker) lostAttempt(job schemas.Job, text string) schemas.Job {
+	b.t.Helper()
+	job = b.submit(job)
+	b.pullOne(job.Class)
 	subject := schemas.EventSubject(tenant, schemas.NoClient, job.ID)
 	for i, e := range []schemas.Event{
 		{Kind: schemas.Started, Worker: "ghost"},
@@ -179,7 +181,7 @@ func (b *broker) lostAttempt(job schemas.Job, text string) schemas.Job {
 
 func TestLostWorkersJobIsTakenOver(t *testing.T) {
 	t.Parallel()
-	b := newBroker(t, queue.Config{Lease: 300 * time.Millisecond})
+	b := newBroker(t, queue.Config{Lease: 900 * time.Millisecond})
 	l := b.listen(schemas.AllEvents)
 	job := b.lostAttempt(schemas.Job{Stream: true}, "half an ans")
 	s := b.run(says("whole"), workers.Config{MaxAttempts: 2})
@@ -194,7 +196,7 @@ func TestLostWorkersJobIsTakenOver(t *testing.T) {
 
 func TestLostWorkersCountAsFailures(t *testing.T) {
 	t.Parallel()
-	b := newBroker(t, queue.Config{Lease: 300 * time.Millisecond})
+	b := newBroker(t, queue.Config{Lease: 900 * time.Millisecond})
 	b.lostAttempt(schemas.Job{}, "")
 	engine := says("never")
 	b.run(engine, workers.Config{MaxAttempts: 1})
@@ -210,7 +212,7 @@ func TestLostWorkersCountAsFailures(t *testing.T) {
 
 func TestResultAlreadyThereIsAnnouncedAndSettled(t *testing.T) {
 	t.Parallel()
-	b := newBroker(t, queue.Config{Lease: 300 * time.Millisecond})
+	b := newBroker(t, queue.Config{Lease: 900 * time.Millisecond})
 	l := b.listen(schemas.AllEvents)
 	job := b.lostAttempt(schemas.Job{Stream: true}, "all of it")
 	// The ghost stored the Result and was lost before it could say so.
@@ -233,7 +235,7 @@ func TestResultAlreadyThereIsAnnouncedAndSettled(t *testing.T) {
 
 func TestStalledEngineIsAbortedAndRetried(t *testing.T) {
 	t.Parallel()
-	b := newBroker(t, queue.Config{Lease: 300 * time.Millisecond})
+	b := newBroker(t, queue.Config{Lease: 900 * time.Millisecond})
 	engine := newScript(func(ctx context.Context, n int, _ *workers.Request, emit func(...string) bool) error {
 		emit("tick")
 		if n > 1 {
@@ -324,7 +326,7 @@ func TestSubjectWithABadTenantIsDeadLettered(t *testing.T) {
 
 func TestStaleEventsInTheRecordAreIgnored(t *testing.T) {
 	t.Parallel()
-	b := newBroker(t, queue.Config{Lease: 300 * time.Millisecond})
+	b := newBroker(t, queue.Config{Lease: 900 * time.Millisecond})
 	job := b.lostAttempt(schemas.Job{Stream: true}, "half")
 	// Attempt 2 was handed back; then the frozen attempt 1 woke up and went on.
 	for _, e := range []schemas.Event{

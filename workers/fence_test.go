@@ -47,7 +47,7 @@ func (b *broker) says(job schemas.Job, events ...schemas.Event) {
 
 func TestWithoutLeasesNothingIsPulled(t *testing.T) {
 	t.Parallel()
-	b := newBroker(t, queue.Config{Lease: 300 * time.Millisecond})
+	b := newBroker(t, queue.Config{Lease: 900 * time.Millisecond})
 	engine := says("never")
 	lease, _ := b.connect()
 	s := b.run(engine, workers.Config{LeaseConn: lease, DrainTimeout: -1})
@@ -55,8 +55,8 @@ func TestWithoutLeasesNothingIsPulled(t *testing.T) {
 	waitFor(t, "the worker to notice", func() bool { ok, _ := s.Ready(); return !ok })
 	job := b.submit(schemas.Job{})
 	b.run(says("by the other"), workers.Config{})
-	if r := b.result(job); r.Text != "by the other" || r.Attempts != 1 {
-		t.Errorf("result = %q in %d attempts", r.Text, r.Attempts)
+	if r := b.result(job); r.Text != "by the other" || len(engine.seen()) != 0 {
+		t.Errorf("result = %q, %d requests at the engine of the worker without leases", r.Text, len(engine.seen()))
 	}
 	if _, checks := s.Ready(); checks["lease"].OK || !strings.Contains(checks["lease"].Detail, "leases cannot be renewed") {
 		t.Errorf("checks = %+v", checks)
@@ -107,7 +107,7 @@ func (b *broker) proxy(hole *atomic.Bool) string {
 // The worst cut: bytes vanish and nobody hangs up.
 func TestHalfOpenConnectionLosesTheLease(t *testing.T) {
 	t.Parallel()
-	b := newBrokerOnPort(t, queue.Config{Lease: 300 * time.Millisecond})
+	b := newBrokerOnPort(t, queue.Config{Lease: 900 * time.Millisecond})
 	var hole atomic.Bool
 	nc, err := nats.Connect(b.proxy(&hole), nats.MaxReconnects(-1))
 	if err != nil {
@@ -140,7 +140,9 @@ func TestHalfOpenConnectionLosesTheLease(t *testing.T) {
 	}
 	cancel()
 	nc.Close()
-	<-done // it says that it could not leave the registry, or nothing: either will do
+	if err := <-done; err != nil && !strings.Contains(err.Error(), "registry") && !strings.Contains(err.Error(), "flush") && !strings.Contains(err.Error(), "closed") {
+		t.Errorf("Run = %v", err)
+	}
 	b.run(says("whole"), workers.Config{ID: "other"})
 	if r := b.result(job); r.Text != "whole" || r.Worker != "other" {
 		t.Errorf("result = %q by %s", r.Text, r.Worker)
@@ -149,7 +151,7 @@ func TestHalfOpenConnectionLosesTheLease(t *testing.T) {
 
 func TestFencedEventsDoNotMoveTheNumbering(t *testing.T) {
 	t.Parallel()
-	b := newBroker(t, queue.Config{Lease: 300 * time.Millisecond})
+	b := newBroker(t, queue.Config{Lease: 900 * time.Millisecond})
 	job := b.lostAttempt(schemas.Job{Stream: true}, "half")
 	stale := json.RawMessage("[" + choice(job.Endpoint, "stale", "") + "]")
 	b.says(job,
@@ -167,7 +169,7 @@ func TestFencedEventsDoNotMoveTheNumbering(t *testing.T) {
 
 func TestJunkInTheRecordStopsNobody(t *testing.T) {
 	t.Parallel()
-	b := newBroker(t, queue.Config{Lease: 300 * time.Millisecond})
+	b := newBroker(t, queue.Config{Lease: 900 * time.Millisecond})
 	job := b.lostAttempt(schemas.Job{Stream: true}, "half")
 	if err := b.nc.Publish(schemas.EventSubject(tenant, "x", job.ID), []byte("junk")); err != nil {
 		t.Fatal(err)

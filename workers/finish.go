@@ -233,7 +233,7 @@ func (w *Worker) logOutcome(r *run, result *schemas.Result, outcome string) {
 		e = e.Int("prompt_tokens", u.PromptTokens).Int("completion_tokens", u.CompletionTokens)
 	}
 	if result.Error != nil {
-		e = w.blame(e, result.Error)
+		w.blame(e, result.Error)
 	}
 	if w.cfg.LogPrompts {
 		e = e.Bytes("body", r.job.Body).Str("text", result.Text)

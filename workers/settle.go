@@ -86,34 +86,36 @@ func (w *Worker) logRetry(r *run, err error, fate string, delay time.Duration) {
 	if !errors.Is(err, ErrDiscard) { // that one has been counted as failed
 		w.metrics.class[r.class].outcome(fate)
 	}
-	e := w.blame(w.log.Warn(), err).Str("outcome", fate).Int("attempt", r.attempt).Str("subject", r.msg.Subject())
+	e := w.log.Warn().Str("outcome", fate).Int("attempt", r.attempt).Str("subject", r.msg.Subject())
 	if r.job != nil {
 		e = e.Str("job", r.job.ID).Str("tenant", r.job.Tenant)
 	}
 	if delay > 0 {
 		e = e.Dur("retry_in", delay)
 	}
+	w.blame(e, err)
 	e.Msg("job not answered")
 }
 
 // blame adds an error to a log line. What is wrong with a request may quote it, so of that only the
 // code and the field are logged unless prompts may be.
-func (w *Worker) blame(e *zerolog.Event, err error) *zerolog.Event {
+func (w *Worker) blame(e *zerolog.Event, err error) {
 	reason, ok := errors.AsType[*schemas.Error](err)
 	if !ok {
-		return e.Err(err)
+		e.Err(err)
+		return
 	}
-	e = e.Str("code", string(reason.Code))
+	e.Str("code", string(reason.Code))
 	if reason.Param != "" {
-		e = e.Str("param", reason.Param)
+		e.Str("param", reason.Param)
 	}
 	switch reason.Code {
 	case schemas.CodeInvalidRequest, schemas.CodeContextLengthExceeded, schemas.CodeContentBlocked:
 		if !w.cfg.LogPrompts {
-			return e
+			return
 		}
 	}
-	return e.Err(err)
+	e.Err(err)
 }
 
 func firstLine(s string) string {

@@ -64,7 +64,7 @@ func TestEveryFaultOfTheEngineEndsInTheSameText(t *testing.T) {
 	} {
 		t.Run(string(c.fault.Kind), func(t *testing.T) {
 			t.Parallel()
-			b := newBroker(t, queue.Config{Lease: 300 * time.Millisecond})
+			b := newBroker(t, queue.Config{Lease: 900 * time.Millisecond})
 			sim, engine := simulate(t, vllmsim.Config{ITL: time.Millisecond})
 			b.run(engine, workers.Config{TokenTimeout: 400 * time.Millisecond})
 			if err := sim.InjectFault(c.fault); err != nil {

@@ -237,3 +237,14 @@ func TestRunNeedsTheQueue(t *testing.T) {
 		t.Errorf("Run = %v, want an error that names the model", err)
 	}
 }
+
+func TestMessageIDNamesAJobThatBringsNoID(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, queue.Config{})
+	b.run(says("x"), workers.Config{})
+	for _, id := range []string{schemas.MsgID(tenant, "mine"), "bare"} {
+		b.publish(schemas.JobSubject(model, schemas.Standard, tenant), id, []byte(`{"body":{"prompt":"x"}}`))
+	}
+	b.result(schemas.Job{ID: "mine"})
+	b.result(schemas.Job{ID: "bare"})
+}

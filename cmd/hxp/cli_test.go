@@ -485,7 +485,11 @@ func (failing) Read([]byte) (int, error) { return 0, errFull }
 func TestWorkersThatAreDown(t *testing.T) {
 	t.Parallel()
 	c := start(t, "--models", "phi3", "--engine", "phi3=http://127.0.0.1:1")
-	s := c.hxp(t, "workers", "ls").must(t, exitOK)
+	// A worker announces itself a moment after it has started.
+	var s said
+	for stop := time.Now().Add(10 * time.Second); !strings.Contains(s.out, "starting: ") && time.Now().Before(stop); {
+		s = c.hxp(t, "workers", "ls").must(t, exitOK)
+	}
 	if !strings.Contains(s.out, "starting: ") {
 		t.Errorf("workers ls wrote %q, want a worker that starts, and why it has not", s.out)
 	}

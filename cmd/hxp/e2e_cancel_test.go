@@ -51,7 +51,7 @@ func TestE2ECancelReachesTheEngine(t *testing.T) {
 				ttft = "1ms"
 			}
 			c := start(t, "--models", "mixtral", "--sim-ttft", ttft, "--sim-itl", "10ms", "--log-level", "error")
-			client := c.producer(t)
+			client := c.producer(t, time.Minute)
 			var mu sync.Mutex
 			cancelled := make(map[string]time.Time) // by engine request id
 			// The engine is to have all of them before the first is cancelled.
@@ -96,7 +96,7 @@ func TestE2ECancelReachesTheEngine(t *testing.T) {
 	t.Run("queued", func(t *testing.T) {
 		t.Parallel()
 		c := start(t, "--models", "mixtral", "--sim-ttft", "1h", "--set", "worker.slots=4", "--log-level", "error")
-		client := c.producer(t)
+		client := c.producer(t, 0)
 		for i := range 4 {
 			if _, err := client.Submit(t.Context(), cancelJob(fmt.Sprintf("busy-%d", i))); err != nil {
 				t.Fatal(err)
@@ -126,14 +126,15 @@ func TestE2ECancelReachesTheEngine(t *testing.T) {
 
 func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-func (c *cluster) producer(t *testing.T) *producer.Client {
+// producer is a client that waits so long for a worker's answer to a cancel.
+func (c *cluster) producer(t *testing.T, cancelWait time.Duration) *producer.Client {
 	t.Helper()
 	nc, err := nats.Connect(c.NATS)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(nc.Close)
-	client, err := producer.New(nc, producer.Config{Tenant: "e2e", SubmitTimeout: 30 * time.Second})
+	client, err := producer.New(nc, producer.Config{Tenant: "e2e", SubmitTimeout: 30 * time.Second, CancelWait: cancelWait})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +173,8 @@ func cancelOne(ctx context.Context, client *producer.Client, id string, phase sc
 			if err != nil {
 				return asked, err
 			}
-			if got != phase {
+			// On a machine under load the job may have ended by the time that the answer comes.
+			if got != phase && (got != schemas.PhaseEnded || phase == schemas.PhaseQueued) {
 				return asked, fmt.Errorf("job %s was cancelled in %s, want %s", id, got, phase)
 			}
 		}

@@ -66,7 +66,7 @@ func (c *Connection) options(cfg *Config, name string) []nats.Option {
 	opts := []nats.Option{
 		nats.Name(name), nats.Timeout(cfg.NATS.Timeout), nats.MaxReconnects(-1),
 		// A server that is cut off without a word is to be noticed in seconds; nats.go's own minutes are for idle clients.
-		nats.PingInterval(5*time.Second), nats.MaxPingsOutstanding(2),
+		nats.PingInterval(5 * time.Second), nats.MaxPingsOutstanding(2),
 		nats.ReconnectWait(250 * time.Millisecond), nats.ReconnectJitter(100*time.Millisecond, 500*time.Millisecond),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			if refusal(err) {
