@@ -63,8 +63,13 @@ func (c *Client) cancelJob(ctx context.Context, job *schemas.Job, stored uint64,
 		return reply.Phase, nil
 	}
 	phase, err := c.cancelQueued(ctx, job, reason)
-	if err == nil && phase == schemas.PhaseQueued && stored > 0 {
-		c.unqueue(ctx, job, stored)
+	if err == nil && phase == schemas.PhaseQueued {
+		if stored > 0 {
+			c.unqueue(ctx, job, stored)
+		}
+		if len(job.Body) == 0 || c.large(job) { // submitted elsewhere, or known to be uploaded
+			c.deleteBody(ctx, job.ID)
+		}
 	}
 	return phase, err
 }

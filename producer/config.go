@@ -30,6 +30,11 @@ type Config struct {
 	// AttemptTimeout is how long one attempt to publish waits for the queue's acknowledgement
 	// before it is sent again under the same id. Defaults to 1 s.
 	AttemptTimeout time.Duration
+	// InlineBytes is the size of the largest body that travels in its job's message; a larger one is
+	// uploaded first. Defaults to 512 KiB.
+	InlineBytes int
+	// MaxBodyBytes is the size of the largest body. Defaults to 16 MiB, which is also what a worker takes.
+	MaxBodyBytes int
 	// Buffer is how many live events a stream holds for its reader. Defaults to 4096.
 	Buffer int
 	// BufferBytes is how many bytes of them it holds. Defaults to 8 MiB.
@@ -56,6 +61,8 @@ func (c Config) withDefaults() Config {
 	}
 	c.SubmitTimeout = cmp.Or(c.SubmitTimeout, 5*time.Second)
 	c.AttemptTimeout = cmp.Or(c.AttemptTimeout, time.Second)
+	c.InlineBytes = cmp.Or(c.InlineBytes, 512<<10)
+	c.MaxBodyBytes = cmp.Or(c.MaxBodyBytes, 16<<20)
 	c.Buffer = cmp.Or(c.Buffer, 4096)
 	c.BufferBytes = cmp.Or(c.BufferBytes, 8<<20)
 	c.IdleCheck = cmp.Or(c.IdleCheck, 5*time.Second)
@@ -87,6 +94,14 @@ func (c Config) validate() error {
 	}
 	if c.UnknownAfter < 0 {
 		errs = append(errs, fmt.Errorf("UnknownAfter is %v; want 0 or more", c.UnknownAfter))
+	}
+	for _, f := range []struct {
+		name  string
+		value int
+	}{{"InlineBytes", c.InlineBytes}, {"MaxBodyBytes", c.MaxBodyBytes}} {
+		if f.value < 1 {
+			errs = append(errs, fmt.Errorf("%s is %d; want at least 1", f.name, f.value))
+		}
 	}
 	if c.Buffer < 1 {
 		errs = append(errs, fmt.Errorf("Buffer is %d; want at least 1", c.Buffer))

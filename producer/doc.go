@@ -15,6 +15,13 @@
 //		...
 //	}
 //
+// # Large bodies
+//
+// A body of more than [Config.InlineBytes] does not fit the message of its job well. Submit stores it in
+// an object store first, and the job refers to it. It is deleted when the job has ended: by the worker,
+// or by whoever cancels the job while it is queued. One above [Config.MaxBodyBytes] is refused as
+// payload_too_large. If one id is submitted with two bodies, the first stays.
+//
 // # Order
 //
 // A stream is in order, has no gaps and ends once. Events arrive as plain NATS messages, which may

@@ -38,7 +38,7 @@ type rig struct {
 
 func small() queue.Config {
 	return queue.Config{
-		Storage: jetstream.MemoryStorage, MaxBytes: 8 << 20, EventsMaxBytes: 128 << 20, ResultsMaxBytes: 8 << 20,
+		Storage: jetstream.MemoryStorage, MaxBytes: 8 << 20, EventsMaxBytes: 128 << 20, ResultsMaxBytes: 8 << 20, MaxBodiesBytes: 40 << 20,
 	}
 }
 

@@ -21,6 +21,9 @@ import (
 // while the queue does not answer, for [Config.SubmitTimeout] or until ctx ends; after that the error
 // is a [TimeoutError], and submitting the job again with the id it names is safe.
 //
+// A body of more than [Config.InlineBytes] is uploaded first, with a second more for each MiB; see the
+// package's section on large bodies.
+//
 // An id that the caller gives is submitted once, however often Submit is called with it: a job that
 // has a Result or a record, or whose submission the broker still remembers, does not run again, and the
 // stream is that of the first submission. See [Stream.Duplicate].
@@ -34,7 +37,7 @@ func (c *Client) Submit(ctx context.Context, job schemas.Job) (*Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.cfg.SubmitTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.SubmitTimeout+c.uploadTime(&job))
 	defer cancel()
 	if err := c.start(ctx); err != nil {
 		return nil, c.unanswered(ctx, job.ID, err)
@@ -70,7 +73,14 @@ func (c *Client) enqueue(ctx context.Context, s *Stream, msg *nats.Msg, given bo
 		s.duplicate = known
 	}
 	if !s.duplicate {
+		uploaded, err := c.upload(ctx, &s.job)
+		if err != nil {
+			return err
+		}
 		ack, err := c.publish(ctx, msg, &s.job)
+		if uploaded {
+			c.tidy(ctx, s.job.ID, ack, err)
+		}
 		if err != nil {
 			return err
 		}
@@ -115,11 +125,14 @@ func (c *Client) prepare(job *schemas.Job) (*nats.Msg, error) {
 	if job.ReplyTo == "" {
 		job.ReplyTo = schemas.EventSubject(job.Tenant, c.cfg.Name, job.ID)
 	}
+	if err := c.checkSize(job); err != nil {
+		return nil, err
+	}
 	job.SetDefaults()
 	if err := job.Validate(); err != nil {
 		return nil, err
 	}
-	data, err := job.Append(nil)
+	data, err := c.referring(job).Append(nil)
 	if err != nil {
 		return nil, schemas.Errorf(schemas.CodeInvalidRequest, "%v", err)
 	}

@@ -118,12 +118,12 @@ func TestSubmitRefusals(t *testing.T) {
 		job  schemas.Job
 		want schemas.Code
 	}{
-		"full":              {chat(), schemas.CodeQueueFull},
-		"above max_payload": {big(9 << 20), schemas.CodePayloadTooLarge},
-		"above stream max":  {big(4096), schemas.CodePayloadTooLarge},
-		"no such model":     {other, schemas.CodeModelNotFound},
-		"other tenant":      {foreign, schemas.CodeInvalidRequest},
-		"body not object":   {empty, schemas.CodeInvalidRequest},
+		"full":             {chat(), schemas.CodeQueueFull},
+		"above the bound":  {big(17 << 20), schemas.CodePayloadTooLarge},
+		"above stream max": {big(4096), schemas.CodePayloadTooLarge},
+		"no such model":    {other, schemas.CodeModelNotFound},
+		"other tenant":     {foreign, schemas.CodeInvalidRequest},
+		"body not object":  {empty, schemas.CodeInvalidRequest},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, err := c.Submit(t.Context(), tc.job)

@@ -58,6 +58,10 @@ var (
 		Session:     &schemas.Session{ID: "s1", Parent: "a-j0", ExpectRev: &rev},
 		OnInterrupt: schemas.ContinueOnInterrupt, ReplyTo: "hxp.v1.events.acme.web-1", Metadata: map[string]string{"a": "b<c"},
 	}
+	largeJob = schemas.Job{
+		ID: "j1", Model: "phi3", Class: schemas.Standard, Tenant: "acme", Endpoint: schemas.Completions, OnInterrupt: schemas.ContinueOnInterrupt,
+		BodyRef: &schemas.BodyRef{Size: 10 << 20, Digest: "SHA-256=47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU="}, Created: at,
+	}
 	result = schemas.Result{
 		ID: "j1", Model: "phi3", Class: schemas.Standard, Tenant: "acme", Endpoint: schemas.Completions,
 		Status: schemas.StatusCompleted, Text: " there was", Usage: usage, Timings: *timings, Attempts: 1, Worker: "gpu-1-phi3",
@@ -91,7 +95,7 @@ func messages(t *testing.T) map[string][]byte {
 	for kind, e := range events {
 		out["event."+kind] = e.Append(nil)
 	}
-	for name, j := range map[string]*schemas.Job{"job.small": &smallJob, "job.full": &fullJob} {
+	for name, j := range map[string]*schemas.Job{"job.small": &smallJob, "job.full": &fullJob, "job.large": &largeJob} {
 		b, err := j.Append(nil)
 		if err != nil {
 			t.Fatal(err)
@@ -177,6 +181,15 @@ func TestGoldenMessagesReadBack(t *testing.T) {
 	}
 	if diff := cmp.Diff(&fullJob, got); diff != "" {
 		t.Errorf("job (-want +got):\n%s", diff)
+	}
+	if payload, err = largeJob.Append([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if got, err = schemas.DecodeJob(schemas.JobSubject("phi3", schemas.Standard, "acme"), payload[1:], "unused"); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(&largeJob, got); diff != "" {
+		t.Errorf("large job (-want +got):\n%s", diff)
 	}
 	readBack(t, result)
 	readBack(t, failedResult)

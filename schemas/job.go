@@ -55,7 +55,7 @@ const (
 
 // Job is one request for one generation: the message on a jobs subject.
 //
-// Only Body is required on the wire. Model, Class and Tenant are taken from the subject and must
+// Only Body, or BodyRef in its place, is required on the wire. Model, Class and Tenant are taken from the subject and must
 // agree with it where they are given; ID is made from the message's place in the stream.
 type Job struct {
 	// ID names the job for ever and de-duplicates its submission. A UUIDv7 by default; any
@@ -73,7 +73,9 @@ type Job struct {
 	// Body is the OpenAI request, a JSON object. Fields that hxp does not know reach the engine
 	// byte for byte: decoding a Job keeps Body as it is, and so does [Job.Append], while
 	// encoding/json drops white space and escapes '<', '>' and '&' when it encodes one.
-	Body json.RawMessage `json:"body"`
+	Body json.RawMessage `json:"body,omitempty"`
+	// BodyRef stands in place of a Body that is too large for a message: see [Job.Resolve].
+	BodyRef *BodyRef `json:"body_ref,omitempty"`
 	// Stream asks for delta events. Also set by "stream": true in Body. Without it only
 	// lifecycle events are published.
 	Stream bool `json:"stream,omitempty"`
@@ -100,7 +102,8 @@ type Session struct {
 	ExpectRev *int64 `json:"expect_rev,omitempty"`
 }
 
-// SetDefaults fills Class, Endpoint, OnInterrupt and Stream where they are missing.
+// SetDefaults fills Class, Endpoint, OnInterrupt and Stream where they are missing. What follows
+// from Body, of a job with a BodyRef, is left to [Job.Resolve].
 func (j *Job) SetDefaults() {
 	if j.Class == "" {
 		j.Class = Standard
@@ -108,7 +111,7 @@ func (j *Job) SetDefaults() {
 	if j.OnInterrupt == "" {
 		j.OnInterrupt = ContinueOnInterrupt
 	}
-	if j.Endpoint != "" && j.Stream {
+	if j.Endpoint != "" && j.Stream || j.referred() {
 		return
 	}
 	body, _ := scanBody(j.Body) // Validate says what is wrong with it
@@ -158,21 +161,36 @@ func scanBody(body []byte) (view bodyView, err error) {
 }
 
 // Append appends the job as JSON to dst and returns the result, with Body byte for byte as it is.
-// It fails if Body is not a JSON object or a time is outside the years 0 to 9999.
+// It fails if Body is not a JSON object, unless BodyRef stands in its place, or if a time is outside
+// the years 0 to 9999.
 func (j *Job) Append(dst []byte) ([]byte, error) {
+	if j.referred() {
+		return j.appendEnvelope(dst)
+	}
+	if j.BodyRef != nil {
+		return nil, fmt.Errorf("job %.64q: body_ref is given together with body; want one of them", j.ID)
+	}
 	if _, err := scanBody(j.Body); err != nil {
 		return nil, fmt.Errorf("job %.64q: body is not a JSON object: %w", j.ID, err)
 	}
 	envelope := *j
 	envelope.Body = json.RawMessage("null")
+	wire, err := envelope.appendEnvelope(nil)
+	if err != nil {
+		return nil, err
+	}
+	// No value before the body can hold an unescaped quote, so the first match is the field.
+	before, after, _ := bytes.Cut(wire, []byte(`"body":null`))
+	dst = append(append(dst, before...), `"body":`...)
+	return append(append(dst, j.Body...), after...), nil
+}
+
+func (j *Job) appendEnvelope(dst []byte) ([]byte, error) {
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
 	enc.SetEscapeHTML(false)
-	if err := enc.Encode(&envelope); err != nil {
+	if err := enc.Encode(j); err != nil {
 		return nil, fmt.Errorf("job %.64q: %w", j.ID, err)
 	}
-	// No value before the body can hold an unescaped quote, so the first match is the field.
-	before, after, _ := bytes.Cut(bytes.TrimSuffix(buf.Bytes(), []byte("\n")), []byte(`"body":null`))
-	dst = append(append(dst, before...), `"body":`...)
-	return append(append(dst, j.Body...), after...), nil
+	return append(dst, bytes.TrimSuffix(buf.Bytes(), []byte("\n"))...), nil
 }

@@ -76,6 +76,9 @@ func (j *Job) unmarshal(payload []byte, f *faults) bool {
 	if err != nil {
 		addUnmarshalFault(f, err)
 	}
+	if j.BodyRef != nil && string(j.Body) == "null" {
+		j.Body = nil
+	}
 	readTime(f, "created", wire.Created, &j.Created)
 	readTime(f, "deadline", wire.Deadline, &j.Deadline)
 	return len(f.texts) == 0
@@ -132,7 +135,7 @@ func want(t reflect.Type) string {
 		return "a string"
 	case reflect.Bool:
 		return "true or false"
-	case reflect.Int64:
+	case reflect.Int, reflect.Int64:
 		return "a whole number"
 	default:
 		return "an object"

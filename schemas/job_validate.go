@@ -35,10 +35,15 @@ func (j *Job) validate(f *faults) {
 	if !j.Class.Valid() {
 		f.add("class", "is %.64q; want one of %s", j.Class, classList())
 	}
-	if !j.Endpoint.Valid() {
+	if !j.Endpoint.Valid() && (j.Endpoint != "" || !j.referred()) {
 		f.add("endpoint", "is %.64q; want %s or %s", j.Endpoint, ChatCompletions, Completions)
 	}
-	if len(j.Body) == 0 {
+	if j.BodyRef != nil {
+		j.BodyRef.validate(f)
+		if len(j.Body) > 0 {
+			f.add("body_ref", "is given together with body; want one of them")
+		}
+	} else if len(j.Body) == 0 {
 		f.add("body", "is missing; want the OpenAI request, a JSON object")
 	} else if _, err := scanBody(j.Body); err != nil {
 		f.add("body", "is not a JSON object: %w", err)

@@ -49,7 +49,9 @@ func TestSchemas(t *testing.T) {
 func TestSchemasRefuse(t *testing.T) {
 	t.Parallel()
 	for name, bad := range map[string][]string{
-		"job": {`{}`, `{"body":[]}`, `{"body":{},"id":"a.b"}`, `{"body":{},"id":""}`, `{"body":{},"class":"urgent"}`, `{"body":{},"endpoint":"/v1/embeddings"}`,
+		"job": {`{}`, `{"body":[]}`, `{"body":{},"body_ref":{"size":1,"digest":"SHA-256=47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU="}}`,
+			`{"body_ref":{"size":0,"digest":"SHA-256=47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU="}}`, `{"body_ref":{"size":1,"digest":"x"}}`, `{"body_ref":{"size":1}}`,
+			`{"body":{},"id":"a.b"}`, `{"body":{},"id":""}`, `{"body":{},"class":"urgent"}`, `{"body":{},"endpoint":"/v1/embeddings"}`,
 			`{"body":{},"stream":"true"}`, `{"body":{},"session":{}}`, `{"body":{},"session":{"id":"s","expect_rev":-1}}`, `{"body":{},"deadline":"soon"}`,
 			`{"body":{},"on_interrupt":"retry"}`, `{"body":{},"reply_to":"hxp.v1.results.acme.x"}`, `{"body":{},"reply_to":"_INBOX.>"}`,
 			`{"body":{},"metadata":{"a":1}}`, `{"body":{},"metadata":{"a":"` + strings.Repeat("x", 513) + `"}}`},
@@ -120,7 +122,7 @@ func TestAsyncAPINamesEverything(t *testing.T) {
 		schemas.ResultSubject("{tenant}", "{job}"), schemas.ResultsStream, schemas.AllResults,
 		schemas.DeadSubject("{model}", "{tenant}"), schemas.DeadStream, schemas.AllDead,
 		schemas.CancelSubject("{tenant}", "{job}"), schemas.AllCancels, schemas.CancelKey("{tenant}", "{job}"), schemas.CancelsBucket,
-		schemas.WorkersBucket, schemas.DrainSubject("{worker}"), schemas.NoClient,
+		schemas.WorkersBucket, schemas.BodiesBucket, schemas.BodyName("{tenant}", "{job}"), schemas.DrainSubject("{worker}"), schemas.NoClient,
 		schemas.HeaderMsgID, schemas.HeaderJobID, schemas.HeaderContentType, schemas.ContentTypeJSON,
 		string(schemas.ChatCompletions),
 	}

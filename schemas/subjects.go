@@ -19,6 +19,8 @@ const (
 	CancelsBucket = "hxp_cancels"
 	// LocksBucket is the key-value bucket of what one process at a time may do.
 	LocksBucket = "hxp_locks"
+	// BodiesBucket is the object store of the bodies that are too large for a message.
+	BodiesBucket = "hxp_bodies"
 )
 
 // Headers. A message is complete without them; they mirror the payload for routing and tracing.
@@ -134,6 +136,10 @@ func CancelSubject(tenant, job string) string { return prefix + "cancel." + tena
 
 // CancelKey is the key of a job's tombstone in [CancelsBucket].
 func CancelKey(tenant, job string) string { return tenant + "." + job }
+
+// BodyName is the name of a job's body in [BodiesBucket]. It is made of the tenant and the id alone,
+// never of what a payload says, so that a job can only refer to its own tenant's bodies.
+func BodyName(tenant, job string) string { return tenant + "." + job }
 
 // DrainSubject is where a worker is asked to stop pulling and finish.
 func DrainSubject(worker string) string { return prefix + "workers." + worker + ".drain" }

@@ -18,7 +18,7 @@ import (
 // perform takes a delivery from the wire to its end. What it returns decides the message's fate.
 func (w *Worker) perform(ctx context.Context, r *run) error {
 	job, err := schemas.DecodeJob(r.msg.Subject(), r.msg.Data(), fallbackIDOf(r.msg.Subject(), r.msg.Headers(), r.meta))
-	r.job = job
+	r.job, r.ref = job, job.BodyRef
 	if job.Tenant == "" { // the subject's own tokens are bad: there is nobody to tell
 		job.ID, job.Tenant = fallbackID(r.meta), schemas.UnknownTenant
 		return w.discard(ctx, r, schemas.AsError(err))
@@ -138,6 +138,9 @@ func (w *Worker) admit(ctx context.Context, r *run) (*body, error) {
 	if r.attempt > 1 && r.history.delivered && r.job.OnInterrupt == schemas.FailOnInterrupt {
 		return nil, schemas.Errorf(schemas.CodeEngineUnavailable, "attempt %d was interrupted and on_interrupt is %q", r.history.attempt, r.job.OnInterrupt).Permanent()
 	}
+	if err := w.fetchBody(ctx, r); err != nil {
+		return nil, err
+	}
 	return parseBody(r.job, w.limits(), w.cfg.Slots)
 }
 
@@ -242,6 +245,10 @@ func (w *Worker) reannounce(ctx context.Context, r *run, result *schemas.Result)
 		if err := r.out.event(terminalEvent(result)); err != nil {
 			return err
 		}
+	}
+	// Whoever stored it may not have got to this either. A dead letter keeps its body for a replay.
+	if result.Error == nil || result.Error.Code != schemas.CodeMaxAttempts {
+		w.deleteBody(ctx, r)
 	}
 	w.logDuplicate(r, "the job has its result already")
 	return errAnswered

@@ -45,6 +45,9 @@ type Config struct {
 	HealthInterval time.Duration
 	// Heartbeat is the time between two announcements in the worker registry. Defaults to 3 s.
 	Heartbeat time.Duration
+	// MaxBodyBytes is the size of the largest body that is fetched for a job which refers to one. Each
+	// job in flight may hold one in memory. Defaults to 16 MiB.
+	MaxBodyBytes int
 	// Limits are the bounds on requests.
 	Limits Limits
 	// LogPrompts allows prompt and answer text in logs.
@@ -81,6 +84,7 @@ func (c Config) withDefaults(model string) Config {
 	c.TokenTimeout = cmp.Or(c.TokenTimeout, 15*time.Second)
 	c.Coalesce = max(0, cmp.Or(c.Coalesce, 2*time.Millisecond))
 	c.HealthInterval = cmp.Or(c.HealthInterval, 2*time.Second)
+	c.MaxBodyBytes = cmp.Or(c.MaxBodyBytes, 16<<20)
 	c.Heartbeat = cmp.Or(c.Heartbeat, 3*time.Second)
 	if c.Registry == nil {
 		c.Registry = prometheus.NewRegistry()
@@ -106,6 +110,7 @@ func (c Config) validate(model string) error {
 	check(c.BatchShare <= 0.5, "BatchShare is %g; want at most 0.5", c.BatchShare)
 	check(c.MaxAttempts > 0, "MaxAttempts is %d; want at least 1", c.MaxAttempts)
 	check(c.MaxDeliveries >= c.MaxAttempts, "MaxDeliveries is %d; want at least MaxAttempts, %d", c.MaxDeliveries, c.MaxAttempts)
+	check(c.MaxBodyBytes > 0, "MaxBodyBytes is %d; want at least 1", c.MaxBodyBytes)
 	for _, d := range []struct {
 		name  string
 		value time.Duration

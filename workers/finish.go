@@ -119,6 +119,7 @@ func (w *Worker) bury(ctx context.Context, r *run, reason *schemas.Error) error 
 	if err := queue.PutDeadLetter(ctx, w.js, d); err != nil {
 		return fmt.Errorf("store the dead letter of job %s: %w", r.job.ID, err)
 	}
+	r.buried = true
 	w.metrics.deadLetter(reason.Code)
 	return nil
 }
@@ -156,6 +157,9 @@ func (w *Worker) finish(ctx context.Context, r *run, status schemas.Status, reas
 	w.metrics.class[r.class].outcome(outcome)
 	w.metrics.class[r.class].duration.Observe(time.Since(r.meta.Timestamp).Seconds())
 	w.logOutcome(r, result, outcome)
+	if err == nil {
+		w.deleteBody(ctx, r)
+	}
 	return nil
 }
 

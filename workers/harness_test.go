@@ -78,7 +78,7 @@ func startBroker(t testing.TB, cfg queue.Config, opts *server.Options) *broker {
 	if !srv.ReadyForConnections(10 * time.Second) {
 		t.Fatal("nats-server did not start")
 	}
-	cfg.MaxBytes, cfg.EventsMaxBytes, cfg.ResultsMaxBytes = 64<<20, 64<<20, 64<<20
+	cfg.MaxBytes, cfg.EventsMaxBytes, cfg.ResultsMaxBytes, cfg.MaxBodiesBytes = 64<<20, 64<<20, 64<<20, 64<<20
 	b := &broker{t: t, opts: opts, cfg: cfg, srv: srv}
 	if addr, ok := srv.Addr().(*net.TCPAddr); ok && !opts.DontListen {
 		b.port = addr.Port

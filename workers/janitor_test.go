@@ -564,3 +564,26 @@ func TestJanitorConfigIsChecked(t *testing.T) {
 		t.Error("a metric of another kind is not told of")
 	}
 }
+
+func TestJanitorRemovesTheBodyOfWhatItEnds(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, brisk)
+	body := []byte(`{"prompt":"long"}`)
+	ref := schemas.RefTo(body)
+	if _, err := queue.PutBody(t.Context(), b.js, tenant, "large", body); err != nil {
+		t.Fatal(err)
+	}
+	data, err := (&schemas.Job{ID: "large", BodyRef: &ref, Deadline: soon(50 * time.Millisecond)}).Append(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.publish(schemas.JobSubject(model, schemas.Standard, tenant), "", data)
+	b.janitor(workers.JanitorConfig{})
+	if r := b.result(schemas.Job{ID: "large"}); r.Status != schemas.StatusExpired {
+		t.Errorf("result = %+v", r)
+	}
+	waitFor(t, "the body to go", func() bool {
+		_, _, err := queue.GetBody(t.Context(), b.js, tenant, "large", 1<<20)
+		return errors.Is(err, queue.ErrNotFound)
+	})
+}

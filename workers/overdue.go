@@ -186,6 +186,11 @@ func (b *backlog) leave(ctx context.Context, q *queue.QueuedJob, job *schemas.Jo
 			return false, err
 		}
 	}
+	if job.BodyRef != nil {
+		if err := queue.DeleteBody(ctx, b.j.js, job.Tenant, job.ID); err != nil {
+			b.j.log.Warn().Err(err).Str("job", job.ID).Str("tenant", job.Tenant).Msg("the body of a job that has ended is left in the object store")
+		}
+	}
 	b.j.log.Info().Str("job", job.ID).Str("model", b.model).Str("tenant", job.Tenant).Str("class", string(job.Class)).
 		Str("outcome", string(status)).Dur("queued", time.Since(q.Time)).Msg("queued job ended and removed")
 	return true, nil

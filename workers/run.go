@@ -17,6 +17,7 @@ type run struct {
 	meta     *jetstream.MsgMetadata
 	class    schemas.Class
 	job      *schemas.Job
+	ref      *schemas.BodyRef // of a body that lies in the object store
 	attempt  int
 	received time.Time
 	cancel   context.CancelCauseFunc
@@ -37,6 +38,7 @@ type run struct {
 	usage   *schemas.Usage
 	extra   int  // slots taken beyond the first
 	opened  bool // its opening event is out
+	buried  bool // there is a dead letter, which may be replayed
 }
 
 // touch notes that the engine got on.

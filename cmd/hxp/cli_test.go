@@ -191,6 +191,13 @@ func TestSubmitWatchGetCancel(t *testing.T) {
 	if s.out != want+"\n" || strings.Contains(s.stderr, "submitted before") {
 		t.Errorf("submit --wait wrote %q and %q, want %q", s.out, s.stderr, want)
 	}
+	huge := filepath.Join(t.TempDir(), "huge.json")
+	if err := os.WriteFile(huge, []byte(`{"prompt":"Hello","max_tokens":4,"padding":"`+strings.Repeat("x", 10<<20)+`"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if s := c.hxp(t, "submit", "mixtral", "-f", huge, "--wait").must(t, exitOK); s.out == "\n" {
+		t.Errorf("submit --wait of 10 MiB wrote %q and %q", s.out, s.stderr)
+	}
 	s = command(t.Context(), `{"prompt":"Hello","max_tokens":4}`, "submit", "mixtral", "-f", "-", "--id", "mine", "-o", "json", "--server", c.NATS).must(t, exitOK)
 	if diff := cmp.Diff(map[string]string{"id": "mine"}, decode[map[string]string](t, s.out)); diff != "" || !strings.Contains(s.stderr, "submitted before") {
 		t.Errorf("second submission: %s (stderr %q)", diff, s.stderr)

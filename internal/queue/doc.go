@@ -10,7 +10,8 @@
 // A work queue for each model (discard new, capped per model and per tenant, de-duplicated by job
 // id), the event record (limits, short age, no acks: it listens to the same core publishes that
 // clients receive live), the results (one message per job, first writer wins) and the dead letters.
-// Three buckets hold the live workers, the cancel requests and the locks.
+// Three buckets hold the live workers, the cancel requests and the locks, and an object store the
+// bodies that are too large for a message.
 //
 // # Reading
 //

@@ -46,6 +46,13 @@ type Config struct {
 	CancelTTL time.Duration
 	// LockTTL is how long a [Lock] stays with a holder that does not renew it. Defaults to 10 s.
 	LockTTL time.Duration
+	// MaxBodiesBytes bounds the bodies that are too large for a message, which are kept on file
+	// whatever Storage says. Defaults to 4 GiB.
+	MaxBodiesBytes int64
+	// BodiesMaxAge is how long such a body is kept if nobody deletes it: the longest time that its job
+	// may wait in the queue, or be replayed from the dead letters. At least 24 hours. Defaults to 14
+	// days, or to DeadMaxAge if that is longer.
+	BodiesMaxAge time.Duration
 }
 
 func (c Config) withDefaults() Config {
@@ -64,12 +71,17 @@ func (c Config) withDefaults() Config {
 	c.WorkerTTL = cmp.Or(c.WorkerTTL, 10*time.Second)
 	c.CancelTTL = cmp.Or(c.CancelTTL, max(14*24*time.Hour, c.ResultsMaxAge))
 	c.LockTTL = cmp.Or(c.LockTTL, 10*time.Second)
+	c.MaxBodiesBytes = cmp.Or(c.MaxBodiesBytes, 4<<30)
+	c.BodiesMaxAge = cmp.Or(c.BodiesMaxAge, max(14*24*time.Hour, c.DeadMaxAge))
 	return c
 }
 
 // The shortest times that a broker keeps: it refuses ages below 100 ms, and a lease below that
-// leaves a worker no time to renew it.
-const minDuration = 100 * time.Millisecond
+// leaves a worker no time to renew it. A body that goes before its job makes that fail.
+const (
+	minDuration  = 100 * time.Millisecond
+	minBodiesAge = 24 * time.Hour
+)
 
 func (c Config) validate() error {
 	var errs []error
@@ -87,7 +99,7 @@ func (c Config) validate() error {
 		value int64
 	}{
 		{"MaxJobs", c.MaxJobs}, {"MaxBytes", c.MaxBytes}, {"MaxJobsPerTenant", c.MaxJobsPerTenant}, {"MaxJobBytes", int64(c.MaxJobBytes)},
-		{"EventsMaxBytes", c.EventsMaxBytes}, {"ResultsMaxBytes", c.ResultsMaxBytes},
+		{"EventsMaxBytes", c.EventsMaxBytes}, {"ResultsMaxBytes", c.ResultsMaxBytes}, {"MaxBodiesBytes", c.MaxBodiesBytes},
 	} {
 		if f.value < 1 {
 			fault(f.name, "is %d; want at least 1", f.value)
@@ -104,6 +116,9 @@ func (c Config) validate() error {
 			fault(f.name, "is %s; want at least %s", f.value, minDuration)
 		}
 	}
+	if c.BodiesMaxAge < minBodiesAge {
+		fault("BodiesMaxAge", "is %s; want at least %s", c.BodiesMaxAge, minBodiesAge)
+	}
 	return errors.Join(errs...)
 }
 
@@ -113,17 +128,19 @@ func (c Config) validate() error {
 func (c Config) Fit(models int, store int64) Config {
 	c = c.withDefaults()
 	const floor = 1 << 20
+	bodiesFloor := min(c.MaxBodiesBytes, 64<<20) // less would not hold a few of the largest
 	for c.reserved(models) > store && min(c.MaxBytes, c.EventsMaxBytes, c.ResultsMaxBytes) > floor {
 		c.MaxBytes /= 2
 		c.EventsMaxBytes /= 2
 		c.ResultsMaxBytes /= 2
+		c.MaxBodiesBytes = max(c.MaxBodiesBytes/2, bodiesFloor)
 	}
 	return c
 }
 
 // reserved is how many bytes the broker sets aside for the streams of so many models.
 func (c Config) reserved(models int) int64 {
-	return int64(models)*c.MaxBytes + c.EventsMaxBytes + c.ResultsMaxBytes
+	return int64(models)*c.MaxBytes + c.EventsMaxBytes + c.ResultsMaxBytes + c.MaxBodiesBytes
 }
 
 // Difference is a setting of an existing stream, consumer or bucket that is not as configured.
@@ -141,10 +158,14 @@ func (d Difference) String() string {
 
 // Sentinels that callers branch on.
 var (
-	// ErrNotFound says that a result, tombstone, event or dead letter is not stored.
+	// ErrNotFound says that a result, tombstone, event, dead letter or body is not stored.
 	ErrNotFound = errors.New("not found")
 	// ErrResultExists says that another writer has already ended the job.
 	ErrResultExists = errors.New("the job already has a result")
+	// ErrBodyExists says that another body is stored for the job, and is kept.
+	ErrBodyExists = errors.New("another body is stored for this job")
+	// ErrBadBody says that what is stored for a job's body is not a body, or not all of it.
+	ErrBadBody = errors.New("the stored body is damaged")
 	// ErrNoJetStream says that the server, or the account, has no JetStream.
 	ErrNoJetStream = errors.New("JetStream is not enabled on this server or account")
 	// ErrNotSetUp says that a stream that the queue needs is not there: nobody has called [Ensure] on this server.

@@ -113,6 +113,7 @@ func shared(cfg Config, level int) []jetstream.StreamConfig {
 	for _, b := range []*jetstream.StreamConfig{&workers, &cancels, &locks} {
 		b.Duplicates = min(bucketDuplicates, b.MaxAge)
 	}
+	bodies := objects(schemas.BodiesBucket, "hxp: bodies that are too large for a message", cfg)
 	return []jetstream.StreamConfig{
 		{
 			// The record of what workers publish for clients: no acks, so that a token costs one
@@ -160,6 +161,7 @@ func shared(cfg Config, level int) []jetstream.StreamConfig {
 		workers,
 		cancels,
 		locks,
+		bodies,
 	}
 }
 
@@ -251,7 +253,7 @@ func (s *setup) explain(err error, want jetstream.StreamConfig) error {
 	switch apiError(err).ErrorCode {
 	case codeStorageLimit, codeMemoryLimit, codeResources, codeAccountLimits:
 		return fmt.Errorf("the server does not have the room that is to be set aside: %s for this stream, %s for %d models in all "+
-			"(MaxBytes, EventsMaxBytes, ResultsMaxBytes); lower these or give JetStream a larger store: %w",
+			"(MaxBytes, EventsMaxBytes, ResultsMaxBytes, MaxBodiesBytes); lower these or give JetStream a larger store: %w",
 			bytesText(want.MaxBytes), bytesText(s.cfg.reserved(s.models)), s.models, err)
 	case codeSubjectsTaken:
 		return fmt.Errorf("another stream already takes %s: %w", strings.Join(want.Subjects, ", "), err)

@@ -85,6 +85,12 @@ func TestBucketsAreTheLibrarysOwn(t *testing.T) {
 			t.Errorf("the server takes %s for another bucket: %v", c.Bucket, err)
 		}
 	}
+	bodies := jetstream.ObjectStoreConfig{
+		Bucket: schemas.BodiesBucket, Description: "hxp: bodies that are too large for a message", TTL: 14 * 24 * time.Hour, MaxBytes: 4 << 30,
+	}
+	if _, err := js.CreateObjectStore(t.Context(), bodies); err != nil {
+		t.Errorf("the server takes %s for another object store: %v", bodies.Bucket, err)
+	}
 }
 
 func TestEnsureByManyAtOnce(t *testing.T) {
@@ -110,6 +116,7 @@ func TestEnsureReportsAndApplyChanges(t *testing.T) {
 	cfg := queue.Config{
 		MaxJobs: 7, MaxBytes: 3 << 20, MaxJobsPerTenant: 5, MaxJobBytes: 1000, DuplicateWindow: time.Minute, Lease: 2 * time.Second,
 		EventsMaxAge: 30 * time.Second, ResultsMaxAge: time.Hour, DeadMaxAge: 20 * time.Second, WorkerTTL: 3 * time.Second, CancelTTL: time.Hour,
+		MaxBodiesBytes: 5 << 20, BodiesMaxAge: 48 * time.Hour,
 	}
 	want := []queue.Difference{
 		{"HXP_EVENTS", "max_age", "1h0m0s", "30s"},
@@ -119,6 +126,8 @@ func TestEnsureReportsAndApplyChanges(t *testing.T) {
 		{"KV_hxp_workers", "max_age", "10s", "3s"},
 		{"KV_hxp_workers", "duplicate_window", "10s", "3s"},
 		{"KV_hxp_cancels", "max_age", "336h0m0s", "1h0m0s"},
+		{"OBJ_hxp_bodies", "max_bytes", "4 GiB", "5 MiB"},
+		{"OBJ_hxp_bodies", "max_age", "336h0m0s", "48h0m0s"},
 		{"HXP_JOBS_phi3", "max_msgs", "100000", "7"},
 		{"HXP_JOBS_phi3", "max_bytes", "2 GiB", "3 MiB"},
 		{"HXP_JOBS_phi3", "max_msgs_per_subject", "10000", "5"},
@@ -137,7 +146,7 @@ func TestEnsureReportsAndApplyChanges(t *testing.T) {
 			t.Fatalf("Ensure (-want +got):\n%s", d)
 		}
 	}
-	if s, want := want[7].String(), "HXP_JOBS_phi3: max_msgs is 100000, configured 7"; s != want {
+	if s, want := want[9].String(), "HXP_JOBS_phi3: max_msgs is 100000, configured 7"; s != want {
 		t.Errorf("String() = %q, want %q", s, want)
 	}
 	got, err := queue.Apply(t.Context(), js, []string{"phi3"}, cfg)
@@ -249,7 +258,7 @@ func TestEnsureRefuses(t *testing.T) {
 		js := bare(t, embedded.Config{MaxStore: 4 << 30})
 		models := []string{"a", "b"}
 		_, err := queue.Ensure(t.Context(), js, models, queue.Config{})
-		if err == nil || !strings.Contains(err.Error(), "2 GiB for this stream, 7 GiB for 2 models in all") {
+		if err == nil || !strings.Contains(err.Error(), "4 GiB for this stream, 11 GiB for 2 models in all") {
 			t.Errorf("Ensure = %v", err)
 		}
 		js = bare(t, embedded.Config{MaxStore: 4 << 30})
@@ -370,7 +379,8 @@ func TestFit(t *testing.T) {
 		want   int64
 	}{
 		{4, 16 << 30, 2 << 30},
-		{4, 11 << 30, 2 << 30},
+		{4, 15 << 30, 2 << 30},
+		{4, 11 << 30, 1 << 30},
 		{4, 8 << 30, 1 << 30},
 		{4, 1 << 30, 128 << 20},
 		{100, 1, 2 << 20}, // not below a megabyte of events
@@ -378,6 +388,9 @@ func TestFit(t *testing.T) {
 		t.Run(fmt.Sprint(c.models, " in ", c.store), func(t *testing.T) {
 			t.Parallel()
 			got := queue.Config{}.Fit(c.models, c.store)
+			if want := max(2*c.want, 64<<20); got.MaxBodiesBytes != want {
+				t.Errorf("Fit leaves %d bytes for bodies, want %d", got.MaxBodiesBytes, want)
+			}
 			if got.MaxBytes != c.want || got.ResultsMaxBytes != c.want || got.EventsMaxBytes != c.want/2 {
 				t.Errorf("Fit = %d, %d, %d; want jobs and results of %d, events of half", got.MaxBytes, got.ResultsMaxBytes, got.EventsMaxBytes, c.want)
 			}

@@ -40,7 +40,7 @@ type Config struct {
 	// token ids, no max_model_len, and 404 on /version, /load, /tokenize, /detokenize and /metrics.
 	NoExtras bool
 
-	// MaxBody is the largest request body in bytes. Defaults to 8 MiB.
+	// MaxBody is the largest request body in bytes. Defaults to 32 MiB.
 	MaxBody int64
 	// Faults are armed from the start.
 	Faults []Fault
@@ -59,7 +59,7 @@ func (c Config) withDefaults() Config {
 	c.MaxModelLen = cmp.Or(c.MaxModelLen, 4096)
 	c.MaxNumSeqs = cmp.Or(c.MaxNumSeqs, 256)
 	c.StreamInterval = cmp.Or(c.StreamInterval, 1)
-	c.MaxBody = cmp.Or(c.MaxBody, 8<<20)
+	c.MaxBody = cmp.Or(c.MaxBody, 32<<20)
 	c.NoTokenIDs = c.NoTokenIDs || c.NoExtras
 	return c
 }

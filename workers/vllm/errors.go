@@ -101,11 +101,14 @@ func (e *Engine) redact(s string) string {
 	return s
 }
 
+// errTooLong marks a reply above its bound.
+var errTooLong = errors.New("the reply is longer")
+
 // readAll reads a reply of at most limit bytes.
 func readAll(r io.Reader, limit int) ([]byte, error) {
 	b, err := io.ReadAll(io.LimitReader(r, int64(limit)+1))
 	if err == nil && len(b) > limit {
-		err = fmt.Errorf("the reply is longer than %d bytes", limit)
+		err = fmt.Errorf("%w than %d bytes", errTooLong, limit)
 	}
 	return b, err
 }

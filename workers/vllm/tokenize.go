@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -184,6 +185,10 @@ func (e *Engine) query(ctx context.Context, path string, fields []byte, answer a
 		return orStopped(ctx, e.tokenizeRefusal(c, resp))
 	}
 	reply, err := readAll(resp.Body, e.maxEvent(id))
+	if errors.Is(err, errTooLong) && path == "/tokenize" && id.MaxModelLen > 0 && e.maxEvent(id) >= 16*id.MaxModelLen {
+		// A token id takes 9 bytes at most, so there are more of them than the window has room for.
+		return schemas.Errorf(schemas.CodeContextLengthExceeded, "the prompt is longer than the model's window of %d tokens", id.MaxModelLen)
+	}
 	if err == nil {
 		err = json.Unmarshal(reply, answer)
 	}

@@ -152,3 +152,53 @@ func TestCountTokensOfWhatNobodyCounts(t *testing.T) {
 		t.Errorf("error = %v", err)
 	}
 }
+
+// What is far beyond the window has more token ids than anyone wants to read.
+func TestCountOfAPromptFarBeyondTheWindow(t *testing.T) {
+	t.Parallel()
+	e := newEngine(t, start(t, tokenizer(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"count":700000,"tokens":[`+strings.Repeat("12,", 700_000)+"12]}")
+	})).URL, vllm.Config{})
+	_, err := e.CountTokens(t.Context(), schemas.Completions, []byte(`{"prompt":"x"}`))
+	if schemas.ErrorCode(err) != schemas.CodeContextLengthExceeded || schemas.AsError(err).Retryable {
+		t.Errorf("CountTokens = %v, want context_length_exceeded", err)
+	}
+}
+
+func TestTokenizeAndBack(t *testing.T) {
+	t.Parallel()
+	f := tokenizer(answer(200, `{"count":2,"tokens":[7,8]}`))
+	f.routes["/detokenize"] = func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		fmt.Fprintf(w, `{"prompt":%q}`, b)
+	}
+	e := newEngine(t, start(t, f).URL, vllm.Config{})
+	for _, tt := range []struct {
+		endpoint schemas.Endpoint
+		body     string
+		want     []int
+		code     schemas.Code
+	}{
+		{schemas.Completions, `{"prompt":"x"}`, []int{7, 8}, ""},
+		{schemas.Completions, `{"prompt":["x"]}`, []int{7, 8}, ""},
+		{schemas.Completions, `{"prompt":[[1,2,3]]}`, []int{1, 2, 3}, ""},
+		{schemas.Completions, `{"prompt":["x","y"]}`, nil, schemas.CodeInvalidRequest},
+		{schemas.Completions, `{"prompt":[1,"y"]}`, nil, schemas.CodeInvalidRequest},
+		{schemas.ChatCompletions, `{"messages":[{}]}`, []int{7, 8}, ""},
+		{schemas.ChatCompletions, `{}`, nil, schemas.CodeInvalidRequest},
+		{"/v1/embeddings", `{}`, nil, schemas.CodeInvalidRequest},
+		{schemas.Completions, `[]`, nil, schemas.CodeInvalidRequest},
+	} {
+		got, err := e.Tokenize(t.Context(), tt.endpoint, []byte(tt.body))
+		if diff := cmp.Diff(tt.want, got); diff != "" || schemas.ErrorCode(err) != tt.code {
+			t.Errorf("Tokenize(%s) = %v, want %s\n%s", tt.body, err, tt.code, diff)
+		}
+	}
+	if got, err := e.Detokenize(t.Context(), []int{7, 8}); err != nil || got != `{"model":"m","tokens":[7,8]}` {
+		t.Errorf("Detokenize = %q, %v", got, err)
+	}
+	none := newEngine(t, start(t, fake{version: "0.31.0", models: vllmModels, routes: map[string]http.HandlerFunc{"/detokenize": answer(200, `{}`)}}).URL, vllm.Config{})
+	if _, err := none.Detokenize(t.Context(), nil); !errors.Is(err, workers.ErrUnsupported) {
+		t.Errorf("Detokenize without a text = %v, want ErrUnsupported", err)
+	}
+}

@@ -15,6 +15,7 @@ import (
 type Client struct {
 	*Connection
 	*producer.Client
+	maxBody int
 }
 
 // NewClient connects and makes a producer for a tenant. fail, which may be nil, hears of what the server forbids.
@@ -23,12 +24,12 @@ func NewClient(ctx context.Context, cfg *Config, tenant, name string, fail func(
 	if err != nil {
 		return nil, err
 	}
-	p, err := producer.New(conn.NC, producer.Config{Tenant: tenant, SubmitTimeout: cfg.NATS.Timeout})
+	p, err := producer.New(conn.NC, producer.Config{Tenant: tenant, SubmitTimeout: cfg.NATS.Timeout, MaxBodyBytes: int(cfg.Queue.MaxBodyBytes)})
 	if err != nil {
 		conn.Close()
 		return nil, err
 	}
-	return &Client{conn, p}, nil
+	return &Client{conn, p, int(cfg.Queue.MaxBodyBytes)}, nil
 }
 
 // Close closes the producer and the connection.

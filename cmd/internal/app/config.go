@@ -151,6 +151,10 @@ type Queue struct {
 	DeadMaxAge       time.Duration `config:"dead_max_age"`
 	WorkerTTL        time.Duration `config:"worker_ttl"`
 	CancelTTL        time.Duration `config:"cancel_ttl"`
+	MaxBodiesBytes   Bytes         `config:"max_bodies_bytes"`
+	BodiesMaxAge     time.Duration `config:"bodies_max_age"`
+	// MaxBodyBytes is the size of the largest body that a job may have, for producers and workers.
+	MaxBodyBytes Bytes `config:"max_body_bytes"`
 }
 
 // Config returns q as package queue takes it.
@@ -166,6 +170,7 @@ func (q Queue) Config() queue.Config {
 		EventsMaxAge: q.EventsMaxAge, EventsMaxBytes: int64(q.EventsMaxBytes),
 		ResultsMaxAge: q.ResultsMaxAge, ResultsMaxBytes: int64(q.ResultsMaxBytes),
 		DeadMaxAge: q.DeadMaxAge, WorkerTTL: q.WorkerTTL, CancelTTL: q.CancelTTL,
+		MaxBodiesBytes: int64(q.MaxBodiesBytes), BodiesMaxAge: q.BodiesMaxAge,
 	}
 }
 

@@ -103,6 +103,9 @@ func (c *Client) Replay(ctx context.Context, letters []*queue.StoredDeadLetter) 
 func (c *Client) replay(ctx context.Context, d *queue.StoredDeadLetter) Replayed {
 	r := Replayed{Stored: d.Stored, Job: d.ID}
 	job, err := revive(d)
+	if err == nil && job.BodyRef != nil {
+		err = c.Explain(c.fetchBody(ctx, d, job))
+	}
 	if err == nil {
 		s, submitErr := c.Submit(ctx, *job)
 		if err = c.Explain(submitErr); err == nil {
@@ -139,7 +142,46 @@ func revive(d *queue.StoredDeadLetter) (*schemas.Job, error) {
 	return job, nil
 }
 
-// PurgeDead removes the chosen dead letters and returns how many there were.
+// fetchBody puts the body of a dead job into its place: submitting the new job stores it anew, under
+// the new id.
+func (c *Client) fetchBody(ctx context.Context, d *queue.StoredDeadLetter, job *schemas.Job) error {
+	if job.Tenant != c.Tenant() {
+		return nil // Submit says so, and nobody reads another tenant's body for it
+	}
+	body, ref, err := queue.GetBody(ctx, c.JS, job.Tenant, d.ID, c.maxBody)
+	switch {
+	case errors.Is(err, queue.ErrNotFound):
+		return errors.New("its body is no longer stored")
+	case err != nil:
+		return err
+	case ref != *job.BodyRef:
+		return errors.New("the body that is stored under its id is another job's")
+	}
+	job.Body, job.BodyRef = body, nil
+	return nil
+}
+
+// deleteBodies removes the bodies that dead letters referred to, once nobody can replay them.
+func (c *Connection) deleteBodies(ctx context.Context, letters []*queue.StoredDeadLetter) error {
+	var errs []error
+	for _, d := range letters {
+		if d.Reason == nil || d.Reason.Code != schemas.CodeMaxAttempts {
+			continue // it may have brought the id of a job that still runs
+		}
+		var job struct {
+			BodyRef *schemas.BodyRef `json:"body_ref"`
+		}
+		if json.Unmarshal([]byte(d.Payload), &job) != nil || job.BodyRef == nil {
+			continue
+		}
+		errs = append(errs, queue.DeleteBody(ctx, c.JS, d.Tenant, d.ID))
+	}
+	return errors.Join(errs...)
+}
+
+// PurgeDead removes the chosen dead letters, with the bodies that they refer to, and returns how many
+// there were. Without a choice beyond model and tenant the letters are not looked at, and their bodies
+// go when they are old enough.
 func (c *Connection) PurgeDead(ctx context.Context, choice DeadChoice) (uint64, error) {
 	if choice.Code == "" && choice.Job == "" && len(choice.Stored) == 0 {
 		n, err := queue.PurgeDead(ctx, c.JS, choice.DeadFilter)
@@ -156,7 +198,7 @@ func (c *Connection) PurgeDead(ctx context.Context, choice DeadChoice) (uint64, 
 		}
 		n++
 	}
-	return n, nil
+	return n, c.Explain(c.deleteBodies(ctx, letters))
 }
 
 // PartlyError says that some of several things could not be done.

@@ -159,6 +159,12 @@ func (d *doctor) setUp(ctx context.Context) bool {
 			return false
 		}
 	}
+	if _, err := d.c.JS.ObjectStore(ctx, schemas.BodiesBucket); errors.Is(err, jetstream.ErrBucketNotFound) {
+		missing = append(missing, schemas.BodiesBucket)
+	} else if err != nil {
+		d.cannot("look at object store "+schemas.BodiesBucket, err)
+		return false
+	}
 	if len(missing) > 0 || len(models) == 0 {
 		d.add(Problem, fmt.Sprintf("missing in the queue: %s", strings.Join(append(unserved, missing...), ", ")), "jobs have nowhere to go", "hxp queue apply")
 		return false

@@ -76,7 +76,7 @@ func TestDoctorOnABareServer(t *testing.T) {
 	cfg := quick(t, "nats.url="+broker(t, server.Options{JetStream: true}))
 	findings := diagnose(t, cfg)
 	find(t, findings, app.Fine, "NATS ", "")
-	find(t, findings, app.Problem, "missing in the queue: HXP_JOBS_phi3, HXP_EVENTS, HXP_RESULTS, HXP_DEAD, hxp_workers, hxp_cancels", "hxp queue apply")
+	find(t, findings, app.Problem, "missing in the queue: HXP_JOBS_phi3, HXP_EVENTS, HXP_RESULTS, HXP_DEAD, hxp_workers, hxp_cancels, hxp_locks, hxp_bodies", "hxp queue apply")
 	cfg = quick(t, "nats.url="+broker(t, server.Options{}))
 	findings = diagnose(t, cfg)
 	find(t, findings, app.Problem, "JetStream is not available", "jetstream {}")

@@ -84,7 +84,8 @@ func begin(t *testing.T, cfg *app.Config, f func(ctx context.Context, r *role, s
 // quick is a configuration with few models and small bounds.
 func quick(t *testing.T, flags ...string) *app.Config {
 	t.Helper()
-	values := []app.FlagValue{{Path: "queue.max_bytes", Value: "1MiB"}, {Path: "queue.events_max_bytes", Value: "1MiB"}, {Path: "queue.results_max_bytes", Value: "1MiB"}}
+	values := []app.FlagValue{{Path: "queue.max_bytes", Value: "1MiB"}, {Path: "queue.events_max_bytes", Value: "1MiB"}, {Path: "queue.results_max_bytes", Value: "1MiB"},
+		{Path: "queue.max_bodies_bytes", Value: "64MiB"}}
 	for _, f := range flags {
 		path, value, _ := strings.Cut(f, "=")
 		values = append(values, app.FlagValue{Path: path, Value: value, Flag: "--set"})

@@ -43,7 +43,7 @@ func (c *Config) workerConfig(model, id string, log zerolog.Logger, reg *prometh
 		DrainTimeout: none(w.DrainTimeout), FirstTokenTimeout: w.FirstTokenTimeout, TokenTimeout: w.TokenTimeout,
 		MaxAttempts: w.Attempts, Coalesce: none(w.Coalesce), StandardShare: none(w.StandardShare), BatchShare: none(w.BatchShare),
 		Limits: c.limits(model), LogPrompts: c.Log.Prompts, Logger: log, Registry: reg, LeaseConn: lease,
-		Heartbeat: min(3*time.Second, c.Queue.WorkerTTL/3),
+		Heartbeat: min(3*time.Second, c.Queue.WorkerTTL/3), MaxBodyBytes: int(c.Queue.MaxBodyBytes),
 	}
 }
 

@@ -112,6 +112,9 @@ func validateQueue(q Queue, f *faults) {
 	between(f, "queue.dead_max_age", q.DeadMaxAge, time.Second, year)
 	between(f, "queue.worker_ttl", q.WorkerTTL, time.Second, time.Hour)
 	between(f, "queue.cancel_ttl", q.CancelTTL, time.Second, year)
+	atLeast(f, "queue.max_bodies_bytes", q.MaxBodiesBytes, 1<<20)
+	between(f, "queue.bodies_max_age", q.BodiesMaxAge, 24*time.Hour, year)
+	between(f, "queue.max_body_bytes", q.MaxBodyBytes, 1<<10, 1<<30)
 }
 
 func validateWork(w Work, f *faults) {
