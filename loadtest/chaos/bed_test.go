@@ -8,7 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -44,13 +44,7 @@ type broker struct {
 // newBed starts so many brokers and connects to them. Settings are for the workers.
 func newBed(t *testing.T, brokers int, lease time.Duration, set ...string) *bed {
 	t.Helper()
-	// Not t.TempDir: its cleanup would run before the processes are gone, and fail.
-	dir, err := os.MkdirTemp("", "hxp-chaos-bed-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	b := &bed{t: t, dir: dir, lease: lease}
+	b := &bed{t: t, dir: t.TempDir(), lease: lease}
 	b.set = append([]string{
 		"queue.lease=" + lease.String(), fmt.Sprintf("queue.replicas=%d", brokers),
 		"queue.max_bytes=64MiB", "queue.events_max_bytes=512MiB", "queue.results_max_bytes=128MiB",
@@ -181,7 +175,7 @@ func (b *bed) worker(name string, on *engine, slots int, set ...string) *worker 
 			hxpBinary, "worker", "--model", model, "--engine", on.url, "--id", w.id(), "--slots", fmt.Sprint(slots),
 			"--server", b.url(), "--listen", address,
 		}
-		for _, s := range append(b.set[:len(b.set):len(b.set)], set...) {
+		for _, s := range slices.Concat(b.set, set) {
 			args = append(args, "--set", s)
 		}
 		return args

@@ -42,8 +42,9 @@ func TestEngineKilled(t *testing.T) {
 		if rng.IntN(2) == 0 {
 			victim, on = e2, w2
 		}
+		at := time.Now()
 		victim.kill()
-		w.strike(on.id())
+		w.strike(on.id(), at)
 		kills++
 		pause(t.Context(), 300*time.Millisecond)
 		victim.start()
@@ -71,7 +72,7 @@ func TestEngineHung(t *testing.T) {
 	done := b.background(w, list, 40, size(time.Minute, 5*time.Minute))
 	eventually(t, 20*time.Second, "jobs run on the engine", func() bool { return w.count(on(w1.id())) >= 10 })
 	e1.inject(vllmsim.Fault{Kind: vllmsim.Hang, Duration: 6 * time.Second})
-	hit := w.strike(w1.id())
+	hit := w.strike(w1.id(), time.Now())
 	if !answers(e1.url + "/health") {
 		t.Error("the engine's health is not 200: the scenario is not what it says")
 	}
@@ -112,7 +113,7 @@ func TestDrain(t *testing.T) {
 	done := b.background(w, list, streams, time.Minute)
 	eventually(t, 20*time.Second, "all jobs run", func() bool { return w.count(on(w1.id())) == streams })
 	b.worker("w2", e2, streams)
-	hit := w.strike(w1.id())
+	hit := w.strike(w1.id(), time.Now())
 	began := time.Now()
 	w1.signal(syscall.SIGTERM)
 	<-w1.done
@@ -146,7 +147,7 @@ func TestFrozen(t *testing.T) {
 	done := b.background(w, list, len(list), time.Minute)
 	eventually(t, 20*time.Second, "all jobs run", func() bool { return w.count(on(w1.id())) == len(list) })
 	b.worker("w2", e2, 64)
-	hit := w.strike(w1.id())
+	hit := w.strike(w1.id(), time.Now())
 	w1.signal(syscall.SIGSTOP)
 	pause(t.Context(), 3*lease)
 	running := w.count(func(s *seen) bool { return !s.ended })

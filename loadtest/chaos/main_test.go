@@ -32,7 +32,7 @@ func built(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	hxpBinary, natsBinary = filepath.Join(dir, "hxp"), filepath.Join(dir, "nats-server")
 	for binary, pkg := range map[string]string{
 		hxpBinary:  "github.com/hxp-enterprise/hxp/cmd/hxp",

@@ -3,16 +3,13 @@
 package chaos_test
 
 import (
-	"bytes"
 	"context"
-	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -144,16 +141,4 @@ func pause(ctx context.Context, d time.Duration) bool {
 	case <-time.After(d):
 		return true
 	}
-}
-
-// quoted is a log's lines that hold a text.
-func (p *program) quoted(text string) string {
-	data, _ := os.ReadFile(p.log())
-	var out strings.Builder
-	for line := range bytes.Lines(data) {
-		if bytes.Contains(line, []byte(text)) {
-			fmt.Fprintf(&out, "%s: %s", p.name, line)
-		}
-	}
-	return out.String()
 }

@@ -2,6 +2,7 @@ package chaos_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -86,7 +87,7 @@ func TestReaderFindsEveryFault(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			var r reader
-			for _, e := range append(start[:len(start):len(start)], tc.events...) {
+			for _, e := range slices.Concat(start, tc.events) {
 				if err := r.read(e); err != nil {
 					t.Fatal(err)
 				}

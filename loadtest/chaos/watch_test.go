@@ -4,6 +4,7 @@ package chaos_test
 
 import (
 	"encoding/json"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -123,27 +124,24 @@ func (w *watch) job(id string) *seen {
 	return s
 }
 
-// strike notes that a fault has just hit every job that runs on a worker, and returns how many.
-// An empty id is any worker.
-func (w *watch) strike(worker string) int {
-	return w.mark(worker, false)
-}
+// strike notes that a fault has hit every job that runs on a worker, and returns how many.
+func (w *watch) strike(worker string, at time.Time) int { return w.mark(worker, at, false) }
 
 // strikeAll is strike for what hits the broker: a job has recovered with its next event, of whichever attempt.
-func (w *watch) strikeAll() int { return w.mark("", true) }
+func (w *watch) strikeAll(at time.Time) int { return w.mark("", at, true) }
 
-func (w *watch) mark(worker string, anyEvent bool) int {
+func (w *watch) mark(worker string, at time.Time, anyEvent bool) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	n := 0
 	for _, s := range w.jobs {
 		if s.hit != nil {
-			s.hit.again = time.Now()
+			s.hit.again = at
 		}
 		if s.ended || s.attempt == 0 || s.hit != nil || worker != "" && s.worker != worker {
 			continue
 		}
-		s.hit = &hit{at: time.Now(), attempt: s.attempt, any: anyEvent}
+		s.hit = &hit{at: at, attempt: s.attempt, any: anyEvent}
 		w.hits = append(w.hits, s.hit)
 		n++
 	}
@@ -190,7 +188,7 @@ func (w *watch) events() map[string][]schemas.Event {
 	defer w.mu.Unlock()
 	all := make(map[string][]schemas.Event, len(w.jobs))
 	for id, s := range w.jobs {
-		all[id] = s.events[:len(s.events):len(s.events)]
+		all[id] = slices.Clip(s.events)
 	}
 	return all
 }
