@@ -63,7 +63,8 @@ func TestEngineKilled(t *testing.T) {
 func TestEngineHung(t *testing.T) {
 	const scenario, bound = "engine-hung", time.Second
 	lease := size(2*time.Second, 4*time.Second)
-	b := newBed(t, 1, lease, "worker.token_timeout="+bound.String(), "worker.first_token_timeout=2s")
+	// The same for the first token: the engine may hang before it.
+	b := newBed(t, 1, lease, "worker.token_timeout="+bound.String(), "worker.first_token_timeout="+bound.String())
 	e1, e2 := b.engine("e1", 20*time.Millisecond), b.engine("e2", 20*time.Millisecond)
 	w1 := b.worker("w1", e1, 64)
 	b.worker("w2", e2, 64)
