@@ -119,7 +119,8 @@ func TestDrain(t *testing.T) {
 	w1.signal(syscall.SIGTERM)
 	<-w1.done
 	gone := time.Since(began)
-	r := &report{scenario: scenario, jobs: <-done, bound: drain + 500*time.Millisecond}
+	// Half a second is the promise; the short form shares its cores with whatever else CI runs.
+	r := &report{scenario: scenario, jobs: <-done, bound: drain + size(time.Second, 500*time.Millisecond)}
 	r.judgeAll(b, w, list)
 	r.note("handed_over=%d of %d within=%s failed_attempts=%d exit=%s after=%s", len(r.recovery), hit, r.bound, r.failed, fmt.Sprint(w1.err), gone.Round(time.Millisecond))
 	if r.failed > 0 || r.restarted > 0 {
