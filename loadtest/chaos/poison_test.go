@@ -58,10 +58,13 @@ func (b *bed) mortal(name string, itl time.Duration) *mortal {
 			case <-e.done:
 			}
 			m.open.Store(false)
-			if ctx.Err() != nil || !pause(ctx, 200*time.Millisecond) {
+			if ctx.Err() != nil {
 				return
 			}
 			m.deaths.Add(1)
+			if !pause(ctx, 200*time.Millisecond) {
+				return
+			}
 			e.start()
 			e.ready()
 			arm()
