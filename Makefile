@@ -19,6 +19,7 @@ BENCH         ?= .
 BENCH_COUNT   ?= 6
 FUZZTIME      ?= 60s
 UPFLAGS       ?=
+CHAOSFLAGS    ?=
 IMAGE         ?= hxp:$(VERSION)
 
 ##@ Run
@@ -66,6 +67,14 @@ cover: tools ## Measure statement coverage of schemas, producer, workers and con
 .PHONY: e2e
 e2e: tools ## Run the end-to-end tests against the real binary
 	.ci/some-tests go test -run E2E -v -count=1 -timeout 10m ./cmd/hxp
+
+.PHONY: chaos
+chaos: ## Kill, freeze and restart every part under load, long form (CHAOSFLAGS='-seed 7 -duration 30m')
+	.ci/some-tests go test -tags chaos -count=1 -v -timeout 2h ./loadtest/chaos -long $(CHAOSFLAGS)
+
+.PHONY: chaos-short
+chaos-short: ## The same in about two minutes
+	.ci/some-tests go test -tags chaos -count=1 -v -timeout 8m ./loadtest/chaos -skip TestPoison $(CHAOSFLAGS)
 
 ##@ Measure
 

@@ -122,6 +122,11 @@ func (w *Worker) admit(ctx context.Context, r *run) (*body, error) {
 		w.logDuplicate(r, "another message with this id is being run")
 		return nil, errAnswered
 	}
+	if n := int(r.meta.NumDelivered); r.history.attempt >= n {
+		// This delivery has waited in a connection's buffer while the process was frozen, and the job is
+		// another worker's. Should it be the broker that has lost count, the next deliveries catch up.
+		return nil, fmt.Errorf("%w: this is delivery %d, and attempt %d has begun", ErrLeaseLost, n, r.history.attempt)
+	}
 	r.out.resume(r.history.lastSeq, r.attempt)
 	if known.cancelled {
 		return nil, errCancelled

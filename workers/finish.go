@@ -146,6 +146,9 @@ func (w *Worker) finish(ctx context.Context, r *run, status schemas.Status, reas
 	case errors.Is(err, queue.ErrResultExists):
 		r.out.drop()
 		outcome = "superseded"
+		if err := w.yieldTo(ctx, r); err != nil {
+			return err
+		}
 	case err != nil:
 		return fmt.Errorf("store the result of job %s: %w", r.job.ID, err)
 	default:
@@ -161,6 +164,27 @@ func (w *Worker) finish(ctx context.Context, r *run, status schemas.Status, reas
 		w.deleteBody(ctx, r)
 	}
 	return nil
+}
+
+// yieldTo ends the stream of a job that another attempt has answered. Readers drop what an older
+// attempt says, so if this one is newer nobody has heard of the end yet.
+func (w *Worker) yieldTo(ctx context.Context, r *run) error {
+	ctx, stop := context.WithTimeout(ctx, finishTimeout)
+	defer stop()
+	result, err := queue.GetResult(ctx, w.js, r.job.Tenant, r.job.ID)
+	switch {
+	case errors.Is(err, queue.ErrNotFound):
+		return nil // it was deleted, and its stream with it
+	case err != nil:
+		return fmt.Errorf("read the result of job %s: %w", r.job.ID, err)
+	case !r.opened || result.Attempts >= r.attempt:
+		return nil
+	}
+	last, err := queue.LastEvent(ctx, w.js, r.job.Tenant, r.job.ID)
+	if err == nil && last.Kind.Terminal() && last.Attempt >= r.attempt {
+		return nil
+	}
+	return r.out.event(terminalEvent(result))
 }
 
 // store puts the Result where it is kept. What was generated is not thrown away because the queue
