@@ -146,7 +146,27 @@ func (w *Worker) admit(ctx context.Context, r *run) (*body, error) {
 	if err := w.fetchBody(ctx, r); err != nil {
 		return nil, err
 	}
+	if err := w.isolate(r); err != nil {
+		return nil, err
+	}
 	return parseBody(r.job, w.limits(), w.cfg.Slots)
+}
+
+// isolate lets one job at a time run its last attempt here. An engine that dies takes every job on it
+// along, and all of them may come back in step with the one that killed it: alone among those that
+// have failed before, the killer dies alone. A job that has to wait goes back for a moment, here or to
+// another worker.
+func (w *Worker) isolate(r *run) error {
+	if n := len(r.history.failed); n == 0 || n < w.cfg.MaxAttempts-1 {
+		return nil
+	}
+	select {
+	case w.lastChance <- struct{}{}:
+		r.last = true
+		return nil
+	default:
+		return errLastChance
+	}
 }
 
 // known is what the queue has stored of a job.

@@ -13,7 +13,7 @@ import (
 var outcomes = []string{
 	"completed", "failed", "cancelled", "expired", // the job ended
 	"duplicate", "superseded", // it had ended, or was running, already
-	"retried", "handed_back", "abandoned", // this delivery did not answer it
+	"retried", "deferred", "handed_back", "abandoned", // this delivery did not answer it
 }
 
 // Buckets: a queue is waited in for up to hours, a first token for up to minutes.

@@ -37,6 +37,7 @@ type run struct {
 	timings schemas.Timings
 	usage   *schemas.Usage
 	extra   int  // slots taken beyond the first
+	last    bool // it holds the worker's lastChance
 	opened  bool // its opening event is out
 	buried  bool // there is a dead letter, which may be replayed
 }

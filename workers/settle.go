@@ -39,6 +39,9 @@ func (w *Worker) handle(jobs context.Context, class schemas.Class, msg jetstream
 	if r.job != nil {
 		w.unregister(r)
 	}
+	if r.last {
+		<-w.lastChance
+	}
 	close(r.ended)
 }
 
@@ -56,6 +59,10 @@ func (w *Worker) settle(r *run, err error) {
 		fate = "abandoned"
 	case errors.Is(err, ErrStopping):
 		fate, sent = "handed_back", r.msg.Nak() // another worker takes it at once; not a failure
+	case errors.Is(err, errLastChance):
+		w.metrics.class[r.class].outcome("deferred")
+		w.fault(r.msg.NakWithDelay(w.cfg.RetryDelay), "defer a job")
+		return
 	default:
 		delay = w.backoff(r)
 		fate, sent = "retried", r.msg.NakWithDelay(delay)

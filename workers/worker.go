@@ -29,8 +29,9 @@ var (
 	// ErrDiscard ends the deliveries of a message that can never be answered otherwise.
 	ErrDiscard = errors.New("the job was given up")
 
-	errCancelled = errors.New("the job was cancelled")
-	errExpired   = errors.New("the job's deadline has passed")
+	errLastChance = errors.New("another job that is on its last attempt runs here")
+	errCancelled  = errors.New("the job was cancelled")
+	errExpired    = errors.New("the job's deadline has passed")
 )
 
 // Worker runs the jobs of one model on one engine.
@@ -46,7 +47,9 @@ type Worker struct {
 	gate    *gate
 	leases  *leases
 	suspect chan struct{} // asks for a look at the engine now
-	started time.Time
+	// lastChance is held by the one job here that is on its last attempt.
+	lastChance chan struct{}
+	started    time.Time
 
 	mu       sync.Mutex
 	running  map[string]*run // by tenant and job id
@@ -74,7 +77,7 @@ func New(js jetstream.JetStream, model string, engine Engine, cfg Config) (*Work
 		log:     cfg.Logger.With().Str("model", model).Str("worker", cfg.ID).Logger(),
 		slots:   newSlots(cfg.Slots),
 		gate:    newGate(keeperEngine, "the engine has not answered yet"),
-		suspect: make(chan struct{}, 1),
+		suspect: make(chan struct{}, 1), lastChance: make(chan struct{}, 1),
 		running: make(map[string]*run),
 		started: time.Now(),
 	}
