@@ -143,10 +143,10 @@ func (w *Worker) admit(ctx context.Context, r *run) (*body, error) {
 	if r.attempt > 1 && r.history.delivered && r.job.OnInterrupt == schemas.FailOnInterrupt {
 		return nil, schemas.Errorf(schemas.CodeEngineUnavailable, "attempt %d was interrupted and on_interrupt is %q", r.history.attempt, r.job.OnInterrupt).Permanent()
 	}
-	if err := w.fetchBody(ctx, r); err != nil {
+	if err := w.isolate(r); err != nil {
 		return nil, err
 	}
-	if err := w.isolate(r); err != nil {
+	if err := w.fetchBody(ctx, r); err != nil {
 		return nil, err
 	}
 	return parseBody(r.job, w.limits(), w.cfg.Slots)
