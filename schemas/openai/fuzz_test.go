@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"slices"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -123,10 +124,12 @@ func FuzzSplice(f *testing.F) {
 		if err := json.Unmarshal(got, &after); err != nil {
 			t.Fatalf("Splice = %q: %v", got, err)
 		}
-		key := string([]rune(name)) // as JSON can carry it
-		delete(before, key)
+		if !utf8.Valid(body) || !utf8.ValidString(name) {
+			return // encoding/json takes all invalid bytes for one character, and so for the same name
+		}
+		delete(before, name)
 		if value != nil {
-			before[key] = bytes.Trim(value, " \t\r\n")
+			before[name] = bytes.Trim(value, " \t\r\n")
 		}
 		if diff := cmp.Diff(before, after, cmpopts.EquateEmpty()); diff != "" {
 			t.Fatalf("Splice = %q (-want +got):\n%s", got, diff)
