@@ -79,6 +79,7 @@ func (r *report) judgeAnswers(b *bed, w *watch, acked []*task) {
 		}
 		r.restarted += rd.restarted
 		r.resumed += rd.resumed
+		r.repeated += rd.repeated
 		if rd.duplicated+rd.reordered > 0 {
 			r.duplicated += rd.duplicated
 			r.reordered += rd.reordered
@@ -87,7 +88,8 @@ func (r *report) judgeAnswers(b *bed, w *watch, acked []*task) {
 	}
 	r.judgeResults(b, acked)
 	r.recovery, _ = w.times()
-	r.note("resumed=%d unrecorded_events=%d whole_records=%d", r.resumed, gaps, whole)
+	r.broken = true
+	r.note("resumed=%d unrecorded_events=%d whole_records=%d repeated=%d", r.resumed, gaps, whole, r.repeated)
 }
 
 // TestBrokerKilled kills the only broker and starts it again on its store.

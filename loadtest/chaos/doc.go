@@ -10,6 +10,7 @@
 //	jobs        submissions that the queue acknowledged
 //	lost        events missing from streams, and jobs without a result
 //	duplicated  events that came twice, and second results
+//	repeated    (when the broker is killed) events that came again to the byte, dropped by every reader
 //	reordered   events behind their place
 //	hung        jobs without an end
 //	differing   streams or results that are not what an undisturbed engine writes

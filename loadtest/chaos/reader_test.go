@@ -25,6 +25,9 @@ type reader struct {
 type tally struct {
 	lost, duplicated, reordered int
 
+	// repeated are events that came twice to the byte: a connection that broke in mid-write sends what
+	// it cannot know to have arrived again. Every reader drops them by their seq.
+	repeated  int
 	late      int // events of a fenced attempt, which no reader counts
 	restarted int
 	resumed   int
@@ -35,6 +38,7 @@ func (t *tally) add(o tally) {
 	t.lost += o.lost
 	t.duplicated += o.duplicated
 	t.reordered += o.reordered
+	t.repeated += o.repeated
 	t.late += o.late
 	t.restarted += o.restarted
 	t.resumed += o.resumed
@@ -47,7 +51,10 @@ func (r *reader) read(e schemas.Event) error {
 		r.late++
 		return nil
 	}
-	switch {
+	switch l := &r.last; {
+	case r.seq > 0 && e.Seq == l.Seq && e.Attempt == l.Attempt && e.Kind == l.Kind && e.TS == l.TS && string(e.Choices) == string(l.Choices):
+		r.repeated++
+		return nil
 	case r.end != "":
 		r.duplicated++ // nothing follows the end
 		return nil

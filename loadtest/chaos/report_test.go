@@ -22,6 +22,7 @@ type report struct {
 	hung, differing int
 	tally
 	recovery []time.Duration
+	broken   bool          // connections were broken, so that what was in flight may come again
 	bound    time.Duration // of the recovery's 99th percentile; 0 for none
 	extra    []string
 	faults   []string // the first few, in words
@@ -61,6 +62,9 @@ func (r *report) close(b *bed) {
 		ms(percentile(r.recovery, 0.5)), ms(percentile(r.recovery, 0.99)), ms(percentile(r.recovery, 1)), strings.Join(append([]string{""}, r.extra...), " "))
 	if r.lost+r.duplicated+r.reordered+r.hung+r.differing > 0 {
 		b.t.Errorf("%s: lost=%d duplicated=%d reordered=%d hung=%d differing=%d; want none", r.scenario, r.lost, r.duplicated, r.reordered, r.hung, r.differing)
+	}
+	if r.repeated > 0 && !r.broken {
+		b.t.Errorf("%s: repeated=%d although no connection was broken", r.scenario, r.repeated)
 	}
 	if p99 := percentile(r.recovery, 0.99); r.bound > 0 && p99 > r.bound {
 		b.t.Errorf("%s: recovery p99 is %s; want at most %s", r.scenario, ms(p99), r.bound)
