@@ -15,12 +15,14 @@ func BenchmarkSubmitToFirstEvent(b *testing.B) {
 	r.work(say())
 	c := r.client(producer.Config{})
 	job := chat()
+	last := ""
 	b.ReportAllocs()
 	for b.Loop() {
 		s, err := c.Submit(b.Context(), job)
 		if err != nil {
 			b.Fatal(err)
 		}
+		last = s.Job().ID
 		for e, err := range s.Events(b.Context()) {
 			if err != nil {
 				b.Fatal(err)
@@ -30,6 +32,10 @@ func BenchmarkSubmitToFirstEvent(b *testing.B) {
 			}
 		}
 		s.Close()
+	}
+	// The worker is still busy with the last one.
+	if _, err := c.Wait(b.Context(), last); err != nil {
+		b.Fatal(err)
 	}
 }
 
