@@ -34,6 +34,7 @@ type bed struct {
 	nc      *nats.Conn
 	js      jetstream.JetStream
 	set     []string // settings of the workers, as path=value
+	verdict []string // what was not kept; said again after the logs
 }
 
 type broker struct {
@@ -51,6 +52,11 @@ func newBed(t *testing.T, brokers int, lease time.Duration, set ...string) *bed 
 		// What is counted against a job here is the suite's doing.
 		"worker.attempts=50",
 	}, set...)
+	t.Cleanup(func() {
+		for _, v := range b.verdict {
+			t.Log(v)
+		}
+	})
 	b.startBrokers(brokers)
 	b.connect()
 	return b

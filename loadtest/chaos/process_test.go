@@ -75,7 +75,7 @@ func (p *program) run() {
 	p.t.Cleanup(func() {
 		p.kill()
 		if p.t.Failed() {
-			p.t.Logf("the end of the log of %s:\n%s", p.name, p.tail(4<<10))
+			p.t.Logf("the end of the log of %s:\n%s", p.name, p.tail(1<<10))
 		}
 	})
 	p.start()

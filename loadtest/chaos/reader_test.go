@@ -18,6 +18,7 @@ type reader struct {
 	text    []byte
 	end     schemas.Kind
 	last    schemas.Event
+	kept    map[uint64]schemas.Event // what has come, by seq
 	tally
 }
 
@@ -51,10 +52,11 @@ func (r *reader) read(e schemas.Event) error {
 		r.late++
 		return nil
 	}
-	switch l := &r.last; {
-	case r.seq > 0 && e.Seq == l.Seq && e.Attempt == l.Attempt && e.Kind == l.Kind && e.TS == l.TS && string(e.Choices) == string(l.Choices):
+	if before, ok := r.kept[e.Seq]; ok && same(before, e) {
 		r.repeated++
 		return nil
+	}
+	switch {
 	case r.end != "":
 		r.duplicated++ // nothing follows the end
 		return nil
@@ -67,6 +69,10 @@ func (r *reader) read(e schemas.Event) error {
 		r.lost += int(e.Seq - r.seq - 1)
 	}
 	r.seq, r.attempt, r.last = e.Seq, e.Attempt, e
+	if r.kept == nil {
+		r.kept = map[uint64]schemas.Event{}
+	}
+	r.kept[e.Seq] = e
 	switch {
 	case e.Kind == schemas.Restarted:
 		r.restarted++
@@ -92,4 +98,10 @@ func (r *reader) read(e schemas.Event) error {
 		r.end = e.Kind
 	}
 	return nil
+}
+
+// same reports whether two events are one that was sent twice. A worker never gives one seq of an
+// attempt to two moments.
+func same(a, b schemas.Event) bool {
+	return a.Attempt == b.Attempt && a.Kind == b.Kind && a.TS == b.TS && string(a.Choices) == string(b.Choices)
 }

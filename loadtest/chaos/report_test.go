@@ -60,20 +60,25 @@ func (r *report) close(b *bed) {
 	fmt.Printf("%s: jobs=%d lost=%d duplicated=%d reordered=%d hung=%d differing=%d restarted=%d recovery p50=%s p99=%s max=%s%s\n",
 		r.scenario, r.jobs, r.lost, r.duplicated, r.reordered, r.hung, r.differing, r.restarted,
 		ms(percentile(r.recovery, 0.5)), ms(percentile(r.recovery, 0.99)), ms(percentile(r.recovery, 1)), strings.Join(append([]string{""}, r.extra...), " "))
+	errorf := func(format string, args ...any) {
+		b.t.Helper()
+		b.t.Errorf(format, args...)
+		b.verdict = append(b.verdict, fmt.Sprintf(format, args...))
+	}
 	if r.lost+r.duplicated+r.reordered+r.hung+r.differing > 0 {
-		b.t.Errorf("%s: lost=%d duplicated=%d reordered=%d hung=%d differing=%d; want none", r.scenario, r.lost, r.duplicated, r.reordered, r.hung, r.differing)
+		errorf("%s: lost=%d duplicated=%d reordered=%d hung=%d differing=%d; want none", r.scenario, r.lost, r.duplicated, r.reordered, r.hung, r.differing)
 	}
 	if r.repeated > 0 && !r.broken {
-		b.t.Errorf("%s: repeated=%d although no connection was broken", r.scenario, r.repeated)
+		errorf("%s: repeated=%d although no connection was broken", r.scenario, r.repeated)
 	}
 	if p99 := percentile(r.recovery, 0.99); r.bound > 0 && p99 > r.bound {
-		b.t.Errorf("%s: recovery p99 is %s; want at most %s", r.scenario, ms(p99), r.bound)
+		errorf("%s: recovery p99 is %s; want at most %s", r.scenario, ms(p99), r.bound)
 	}
 	for _, n := range r.notices {
 		b.t.Logf("%s: %s", r.scenario, n)
 	}
 	for _, f := range r.faults {
-		b.t.Errorf("%s: %s", r.scenario, f)
+		errorf("%s: %s", r.scenario, f)
 	}
 }
 

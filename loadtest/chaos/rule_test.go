@@ -50,6 +50,13 @@ func TestReaderFindsEveryFault(t *testing.T) {
 		{"undisturbed", []schemas.Event{done(1, 4)}, tally{}, "ab", []int{1, 2}},
 		{"missing", []schemas.Event{delta(1, 5, "d", 4), done(1, 6)}, tally{lost: 1}, "abd", []int{1, 2, 4}},
 		{"repeated", []schemas.Event{delta(1, 3, "b", 2), done(1, 4), done(1, 4)}, tally{repeated: 2}, "ab", []int{1, 2}},
+		{
+			"a whole buffer repeated",
+			append(slices.Clone(start[1:]), delta(1, 4, "c", 3), done(1, 5)),
+			tally{repeated: 2},
+			"abc",
+			[]int{1, 2, 3},
+		},
 		{"twice", []schemas.Event{delta(1, 3, "c", 2), done(1, 4)}, tally{duplicated: 1}, "ab", []int{1, 2}},
 		{"two ends", []schemas.Event{done(1, 4), done(1, 5)}, tally{duplicated: 1}, "ab", []int{1, 2}},
 		{"opens behind", []schemas.Event{opening(schemas.Resumed, 2, 3, 2), done(2, 4)}, tally{reordered: 1, resumed: 1}, "ab", []int{1, 2}},
