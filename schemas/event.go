@@ -25,7 +25,7 @@ const (
 	Restarted Kind = "restarted"
 	// UsageKind carries the token counts, just before Done.
 	UsageKind Kind = "usage"
-	// Done, Failed, Cancelled and Expired end a job; nothing follows them.
+	// Done, Failed, Cancelled and Expired end a job: a reader stops there, and whatever another attempt says after it is void.
 	Done      Kind = "done"
 	Failed    Kind = "failed"
 	Cancelled Kind = "cancelled"

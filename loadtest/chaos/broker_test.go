@@ -80,6 +80,7 @@ func (r *report) judgeAnswers(b *bed, w *watch, acked []*task) {
 		r.restarted += rd.restarted
 		r.resumed += rd.resumed
 		r.repeated += rd.repeated
+		r.after += rd.after
 		if rd.duplicated+rd.reordered > 0 {
 			r.duplicated += rd.duplicated
 			r.reordered += rd.reordered
@@ -89,7 +90,7 @@ func (r *report) judgeAnswers(b *bed, w *watch, acked []*task) {
 	r.judgeResults(b, acked)
 	r.recovery, _ = w.times()
 	r.broken = true
-	r.note("resumed=%d unrecorded_events=%d whole_records=%d repeated=%d", r.resumed, gaps, whole, r.repeated)
+	r.note("resumed=%d unrecorded_events=%d whole_records=%d repeated=%d after_end=%d", r.resumed, gaps, whole, r.repeated, r.after)
 }
 
 // TestBrokerKilled kills the only broker and starts it again on its store.

@@ -11,6 +11,7 @@
 //	lost        events missing from streams, and jobs without a result
 //	duplicated  events that came twice, and second results
 //	repeated    (when the broker is killed) events that came again to the byte, dropped by every reader
+//	after_end   (likewise) events of another attempt after the end, which no reader waits for
 //	reordered   events behind their place
 //	hung        jobs without an end
 //	differing   streams or results that are not what an undisturbed engine writes

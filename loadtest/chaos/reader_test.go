@@ -28,8 +28,12 @@ type tally struct {
 
 	// repeated are events that came twice to the byte: a connection that broke in mid-write sends what
 	// it cannot know to have arrived again. Every reader drops them by their seq.
-	repeated  int
-	late      int // events of a fenced attempt, which no reader counts
+	repeated int
+	late     int // events of a fenced attempt, which no reader counts
+
+	// after are events of another attempt after the end, which no reader waits for: a broker that was
+	// killed forgets the renewals of leases, gives a job to a second worker, and the first still answers it.
+	after     int
 	restarted int
 	resumed   int
 	failed    int // attempts that count as failed
@@ -41,6 +45,7 @@ func (t *tally) add(o tally) {
 	t.reordered += o.reordered
 	t.repeated += o.repeated
 	t.late += o.late
+	t.after += o.after
 	t.restarted += o.restarted
 	t.resumed += o.resumed
 	t.failed += o.failed
@@ -57,6 +62,9 @@ func (r *reader) read(e schemas.Event) error {
 		return nil
 	}
 	switch {
+	case r.end != "" && e.Attempt != r.attempt:
+		r.after++
+		return nil
 	case r.end != "":
 		r.duplicated++ // nothing follows the end
 		return nil

@@ -68,8 +68,8 @@ func (r *report) close(b *bed) {
 	if r.lost+r.duplicated+r.reordered+r.hung+r.differing > 0 {
 		errorf("%s: lost=%d duplicated=%d reordered=%d hung=%d differing=%d; want none", r.scenario, r.lost, r.duplicated, r.reordered, r.hung, r.differing)
 	}
-	if r.repeated > 0 && !r.broken {
-		errorf("%s: repeated=%d although no connection was broken", r.scenario, r.repeated)
+	if r.repeated+r.after > 0 && !r.broken {
+		errorf("%s: repeated=%d after_end=%d although no connection was broken", r.scenario, r.repeated, r.after)
 	}
 	if p99 := percentile(r.recovery, 0.99); r.bound > 0 && p99 > r.bound {
 		errorf("%s: recovery p99 is %s; want at most %s", r.scenario, ms(p99), r.bound)

@@ -59,6 +59,13 @@ func TestReaderFindsEveryFault(t *testing.T) {
 		},
 		{"twice", []schemas.Event{delta(1, 3, "c", 2), done(1, 4)}, tally{duplicated: 1}, "ab", []int{1, 2}},
 		{"two ends", []schemas.Event{done(1, 4), done(1, 5)}, tally{duplicated: 1}, "ab", []int{1, 2}},
+		{
+			"a second worker after the end",
+			[]schemas.Event{done(1, 4), opening(schemas.Resumed, 2, 3, 1), delta(2, 4, "b", 2), done(2, 5)},
+			tally{after: 3},
+			"ab",
+			[]int{1, 2},
+		},
 		{"opens behind", []schemas.Event{opening(schemas.Resumed, 2, 3, 2), done(2, 4)}, tally{reordered: 1, resumed: 1}, "ab", []int{1, 2}},
 		{
 			"resumed within held-back text",
