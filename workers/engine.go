@@ -12,6 +12,14 @@ import (
 // ErrUnsupported is returned by an [Engine] that lacks an optional ability.
 var ErrUnsupported = errors.New("not supported by this engine")
 
+// In the chain of an error of [Engine.Health] these say that the engine is on its way.
+var (
+	// ErrStarting is an engine that has not been ready yet.
+	ErrStarting = errors.New("the engine is starting")
+	// ErrRestarting is an engine that was ready, and is being started again.
+	ErrRestarting = errors.New("the engine is restarting")
+)
+
 // Request is one admitted generation.
 type Request struct {
 	// ID is the job's id; the engine uses it as its own request id.
@@ -54,6 +62,18 @@ type Health struct {
 	Missing []string
 }
 
+// Load is how busy an engine says it is.
+type Load struct {
+	// Running and Waiting count the sequences that the engine computes, and those in its queue.
+	Running, Waiting int
+	// KVCache is the part of the KV cache in use, from 0 to 1; negative if the engine does not say.
+	KVCache float64
+	// KVTokens is how many tokens the KV cache holds; 0 if the engine does not say.
+	KVTokens int
+	// Preemptions, PromptTokens and GeneratedTokens are counted from the engine's start.
+	Preemptions, PromptTokens, GeneratedTokens uint64
+}
+
 // Engine turns an admitted request into deltas. Its methods are safe for concurrent use.
 //
 // Errors are [*schemas.Error]; Retryable says whether another attempt, here or elsewhere, may succeed.
@@ -72,6 +92,10 @@ type Engine interface {
 	Detokenize(ctx context.Context, ids []int) (string, error)
 	// Health asks the engine what it is and whether it can generate.
 	Health(ctx context.Context) (Health, error)
+	// Load asks the engine how busy it is, or returns [ErrUnsupported].
+	Load(ctx context.Context) (Load, error)
+	// Canary has the engine generate one token. It finds an engine that hangs, which Health may not.
+	Canary(ctx context.Context) error
 	// String names the engine in logs and in the worker registry: its URL.
 	String() string
 }

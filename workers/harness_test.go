@@ -475,6 +475,12 @@ func (s *script) Tokenize(context.Context, schemas.Endpoint, []byte) ([]int, err
 	return nil, workers.ErrUnsupported
 }
 
+func (s *script) Load(context.Context) (workers.Load, error) {
+	return workers.Load{}, workers.ErrUnsupported
+}
+
+func (s *script) Canary(context.Context) error { return nil }
+
 func (s *script) Detokenize(context.Context, []int) (string, error) {
 	return "", workers.ErrUnsupported
 }
