@@ -120,13 +120,24 @@ type started struct {
 func (b *broker) run(engine workers.Engine, cfg workers.Config) *started {
 	b.t.Helper()
 	s := b.runUnready(engine, cfg)
-	waitFor(b.t, "the worker to be ready", func() bool { return s.Info().State == schemas.WorkerReady })
+	s.ready(b.t)
 	return s
+}
+
+func (s *started) ready(t testing.TB) {
+	t.Helper()
+	waitFor(t, "the worker to be ready", func() bool { return s.Info().State == schemas.WorkerReady })
 }
 
 func (b *broker) runUnready(engine workers.Engine, cfg workers.Config) *started {
 	b.t.Helper()
 	_, js := b.connect()
+	return b.runOn(js, engine, cfg)
+}
+
+// runOn is runUnready on a connection of the test's.
+func (b *broker) runOn(js jetstream.JetStream, engine workers.Engine, cfg workers.Config) *started {
+	b.t.Helper()
 	cfg.HealthInterval = 40 * time.Millisecond
 	if cfg.RetryDelay == 0 {
 		cfg.RetryDelay = 20 * time.Millisecond
