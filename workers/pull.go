@@ -54,6 +54,7 @@ func (p *puller) run(ctx context.Context) {
 	for _, class := range schemas.Classes() {
 		wg.Go(func() { p.wait(ctx, class) })
 	}
+	wg.Go(func() { p.renew(ctx) })
 	defer wg.Wait()
 	defer p.setWaiting(false, true)
 	for ctx.Err() == nil {
@@ -96,11 +97,48 @@ func (p *puller) setWaiting(waiting, stopped bool) {
 	p.waiting, p.stopped = waiting && !p.stopped, p.stopped || stopped
 	waiting = p.waiting
 	if !waiting {
-		for _, pull := range p.out {
-			pull.Drain()
-		}
+		p.withdraw()
 	}
 	p.changed.Broadcast()
+}
+
+// withdraw ends the waiting pulls that are out. What is on its way to them still comes.
+//
+// While the connection is lost nothing is on its way, and a pull that was drained then would be
+// subscribed again with the connection, for good, and catch jobs that nobody reads.
+func (p *puller) withdraw() {
+	for _, pull := range p.out {
+		p.end(pull)
+	}
+}
+
+func (p *puller) end(pull jetstream.MessagesContext) {
+	if p.w.nc.IsConnected() {
+		pull.Drain()
+	} else {
+		pull.Stop()
+	}
+}
+
+// renew replaces the waiting pulls when the connection comes back. The broker keeps the requests of
+// the old connection until they expire: they would add up to those that are made on the new one, and
+// so many jobs at once would come to a worker that asked for one.
+func (p *puller) renew(ctx context.Context) {
+	back := p.w.nc.StatusChanged(nats.CONNECTED)
+	defer p.w.nc.RemoveStatusListener(back)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case _, ok := <-back:
+			if !ok {
+				return
+			}
+			p.mu.Lock()
+			p.withdraw()
+			p.mu.Unlock()
+		}
+	}
 }
 
 // fetch fills up to free reserved slots with jobs that are already queued, gives the others back,
@@ -181,7 +219,7 @@ func (p *puller) wait(ctx context.Context, class schemas.Class) {
 		p.mu.Lock()
 		p.out[class] = pull
 		if !p.waiting {
-			pull.Drain()
+			p.end(pull)
 		}
 		p.mu.Unlock()
 		for {
@@ -190,6 +228,7 @@ func (p *puller) wait(ctx context.Context, class schemas.Class) {
 				break
 			}
 			if err != nil {
+				p.end(pull) // the request may be there still: another is another inbox's
 				p.pullFault(ctx, class, err)
 				continue
 			}
