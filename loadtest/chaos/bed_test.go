@@ -117,12 +117,16 @@ type engine struct {
 	url string
 }
 
-func (b *bed) engine(name string, itl time.Duration) *engine {
+func (b *bed) engine(name string, itl time.Duration, set ...string) *engine {
 	b.t.Helper()
 	address := fmt.Sprintf("127.0.0.1:%d", freePort(b.t))
 	e := &engine{url: "http://" + address}
 	e.program = program{t: b.t, dir: b.dir, name: name, args: func() []string {
-		return []string{hxpBinary, "sim", model, "--listen", address, "--ttft", "20ms", "--itl", itl.String()}
+		args := []string{hxpBinary, "sim", model, "--listen", address, "--ttft", "20ms", "--itl", itl.String()}
+		for _, s := range set {
+			args = append(args, "--set", s)
+		}
+		return args
 	}}
 	e.run()
 	e.ready()
