@@ -103,15 +103,14 @@ func (p *puller) setWaiting(waiting, stopped bool) {
 }
 
 // withdraw ends the waiting pulls that are out. What is on its way to them still comes.
-//
-// While the connection is lost nothing is on its way, and a pull that was drained then would be
-// subscribed again with the connection, for good, and catch jobs that nobody reads.
 func (p *puller) withdraw() {
 	for _, pull := range p.out {
 		p.end(pull)
 	}
 }
 
+// end ends a waiting pull. While the connection is lost nothing is on its way to it, and if it were
+// drained then it would be subscribed again with the connection, for good, and catch jobs that nobody reads.
 func (p *puller) end(pull jetstream.MessagesContext) {
 	if p.w.nc.IsConnected() {
 		pull.Drain()
@@ -120,22 +119,24 @@ func (p *puller) end(pull jetstream.MessagesContext) {
 	}
 }
 
-// renew replaces the waiting pulls when the connection comes back. The broker keeps the requests of
-// the old connection until they expire: they would add up to those that are made on the new one, and
-// so many jobs at once would come to a worker that asked for one.
+// renew replaces the waiting pulls when the connection is lost. The broker keeps their requests until
+// they expire: under the same inbox they would add up to those that are made on the next connection, and
+// so many jobs at once would come to a worker that asked for one. It drops what no inbox is there for.
 func (p *puller) renew(ctx context.Context) {
-	back := p.w.nc.StatusChanged(nats.CONNECTED)
-	defer p.w.nc.RemoveStatusListener(back)
+	lost := p.w.nc.StatusChanged(nats.RECONNECTING)
+	defer p.w.nc.RemoveStatusListener(lost)
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case _, ok := <-back:
-			if !ok {
+		case _, open := <-lost:
+			if !open {
 				return
 			}
 			p.mu.Lock()
-			p.withdraw()
+			for _, pull := range p.out {
+				pull.Stop()
+			}
 			p.mu.Unlock()
 		}
 	}
@@ -228,7 +229,7 @@ func (p *puller) wait(ctx context.Context, class schemas.Class) {
 				break
 			}
 			if err != nil {
-				p.end(pull) // the request may be there still: another is another inbox's
+				p.end(pull) // the broker may still have the request: the next goes under an inbox of its own
 				p.pullFault(ctx, class, err)
 				continue
 			}

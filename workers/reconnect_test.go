@@ -80,16 +80,20 @@ func (b *broker) returnsTo(want footprint, count func() footprint) {
 // Not in parallel with other tests: it counts the goroutines of the process.
 func TestReconnectsLeaveNothingBehind(t *testing.T) {
 	const jobs, rounds = 8, 10
-	b := newBrokerOnPort(t, queue.Config{Lease: time.Minute})
-	words := make([]chan string, jobs)
-	engine := newScript(func(ctx context.Context, n int, req *workers.Request, emit func(...string) bool) error {
+	// What the broker hands to a connection that it does not know to be dead comes back after a lease.
+	b := newBrokerOnPort(t, queue.Config{Lease: 5 * time.Second})
+	words := map[string]chan string{}
+	for i := range jobs {
+		words[fmt.Sprintf("job-%d", i)] = make(chan string)
+	}
+	engine := newScript(func(ctx context.Context, _ int, req *workers.Request, emit func(...string) bool) error {
 		if req.Class == schemas.Interactive {
 			emit("short")
 			return nil
 		}
 		for {
 			select {
-			case word, more := <-words[n-1]:
+			case word, more := <-words[req.ID]:
 				if !more {
 					return nil
 				}
@@ -101,16 +105,14 @@ func TestReconnectsLeaveNothingBehind(t *testing.T) {
 	})
 	tokens, js := b.connect()
 	lease, _ := b.connect()
-	b.runOn(js, engine, workers.Config{LeaseConn: lease, Coalesce: -1}).ready(t)
-	var ids []string
-	for i := range words {
-		words[i] = make(chan string)
-		ids = append(ids, b.submit(schemas.Job{Stream: true}).ID)
-		b.held(engine, i+1)
+	b.runOn(js, engine, workers.Config{LeaseConn: lease, Coalesce: -1, TokenTimeout: time.Minute}).ready(t)
+	for id := range words {
+		b.submit(schemas.Job{ID: id, Stream: true})
 	}
+	b.held(engine, jobs)
 	recorded := func(last schemas.Kind, n int) {
 		t.Helper()
-		for _, id := range ids {
+		for id := range words {
 			var record []schemas.Event
 			waitFor(t, fmt.Sprintf("%d events of job %s", n, id), func() bool {
 				events, err := queue.ReadRecord(t.Context(), b.js, tenant, id, 0)
