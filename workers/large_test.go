@@ -99,8 +99,8 @@ func TestLargeBodyRunsOnTheSimulatedEngine(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if r.Status != schemas.StatusCompleted || r.Text != want[0].Text || r.Attempts != attempts {
-			t.Errorf("result = %s %q (%v) after %d attempts, want %q after %d", r.Status, r.Text, r.Error, r.Attempts, want[0].Text, attempts)
+		if r.Status != schemas.StatusCompleted || r.Text != want[0].Text || r.Attempts < attempts {
+			t.Errorf("result = %s %q (%v) after %d attempts, want %q after %d or more: a delivery may be handed back unbegun", r.Status, r.Text, r.Error, r.Attempts, want[0].Text, attempts)
 		}
 		b.emptied()
 	}
