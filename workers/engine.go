@@ -58,6 +58,8 @@ type Health struct {
 	Version string
 	// Simulated is set when the engine is hxp's own simulator.
 	Simulated bool
+	// TokenIDs is set if the engine tells the token ids of every prompt and every choice of a request.
+	TokenIDs bool
 	// Missing lists, in words, what the engine cannot do and what is lost by that.
 	Missing []string
 }

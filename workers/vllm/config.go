@@ -17,6 +17,9 @@ type Config struct {
 	Model string
 	// APIKey is sent as a bearer token. It appears in no error and in no name.
 	APIKey string
+	// Priority has requests carry their class's place in the engine's own queue. It is for a vLLM that runs
+	// with --scheduling-policy priority; one that does not is noticed, and gets none.
+	Priority bool
 	// MaxEventBytes bounds one event of a reply. Defaults to 1 MiB, or to 16 bytes for each token of
 	// the context window where that is more: the first event may carry the prompt's token ids.
 	MaxEventBytes int

@@ -23,6 +23,15 @@
 // A server without GET /version is taken for something else: llama.cpp's server, Ollama, a proxy.
 // It can generate; [Engine.Health] says in words what it cannot do and what is lost by that.
 //
+// # Priority
+//
+// With [Config.Priority] a request carries vLLM's `priority`, lower first: interactive 0, standard 10,
+// batch 20. vLLM orders its waiting queue by it, and preempts the running sequence of the worst.
+// It refuses any but 0 unless it runs with --scheduling-policy priority. Then the request is
+// repeated without one, none is sent any more until the engine is another one or has been away, and
+// [Engine.Health] says so. A body may not set a priority of its own, with or without this setting:
+// a tenant's place is that of the job's class. Such a request is refused, and not changed silently.
+//
 // # Errors
 //
 // What the engine answers is mapped as follows. A request that the engine finds wrong fails the job;

@@ -28,6 +28,8 @@ type Engine struct {
 	learning chan struct{}
 	// noTokenize and noTokenIDs are set once the engine has shown that it cannot do what its version promises.
 	noTokenize, noTokenIDs atomic.Bool
+	// noPriority is set once the engine has refused a request for its priority.
+	noPriority atomic.Bool
 }
 
 // New returns the engine at baseURL: http://host:port, https://host:port, or unix:///path for a

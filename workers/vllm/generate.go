@@ -38,19 +38,36 @@ var errBroken = errors.New("loop left")
 // speaks for itself.
 func (e *Engine) Generate(ctx context.Context, req *workers.Request) iter.Seq2[workers.Delta, error] {
 	return func(yield func(workers.Delta, error) bool) {
-		err := e.generate(ctx, req, func(d workers.Delta) bool { return yield(d, nil) })
+		begun, again := false, false
+		send := func(priority int) error {
+			return e.generate(ctx, req, priority, func(d workers.Delta) bool {
+				if again && !begun {
+					e.noPriority.Store(true) // that was all that was wrong with it
+				}
+				begun = true
+				return yield(d, nil)
+			})
+		}
+		priority := e.priority(req.Class)
+		err := send(priority)
+		if again = priority != 0 && !begun && refusesPriority(err); again {
+			err = send(0)
+		}
 		if err != nil && !errors.Is(err, errBroken) {
 			yield(workers.Delta{}, err)
 		}
 	}
 }
 
-func (e *Engine) generate(ctx context.Context, req *workers.Request, yield func(workers.Delta) bool) error {
+func (e *Engine) generate(ctx context.Context, req *workers.Request, priority int, yield func(workers.Delta) bool) error {
 	id, err := e.identify(ctx)
 	if err != nil {
 		return fmt.Errorf("%w: %w", workers.ErrNotReceived, err)
 	}
-	p, err := prepare(req, id)
+	if !id.vllm {
+		priority = 0
+	}
+	p, err := prepare(req, id, priority)
 	if err != nil {
 		return err
 	}

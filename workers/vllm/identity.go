@@ -23,6 +23,7 @@ const (
 	missingVersion  = "no /version: the engine is taken for a server that is not vLLM"
 	missingTokenIDs = "no token ids: tokens are counted as chunks and an interrupted stream restarts instead of continuing"
 	missingTokenize = "no /tokenize: a prompt that is too long is refused by the engine and not before"
+	missingPriority = "no priority scheduling: in the engine's own queue an urgent request waits behind batch ones; vLLM has it with --scheduling-policy priority"
 	missingContext  = "no max_model_len: the context window is not known"
 )
 
@@ -39,18 +40,21 @@ func (e *Engine) Health(ctx context.Context) (workers.Health, error) {
 	defer cancel()
 	alive, err := e.alive(ctx)
 	if err != nil {
+		e.noPriority.Store(false) // it may come back with another scheduling policy
 		return workers.Health{}, orStopped(ctx, err)
 	}
 	id, err := e.ask(ctx)
 	if err != nil {
 		return workers.Health{}, orStopped(ctx, err)
 	}
-	if old := e.known.Swap(id); old != nil && old.Version != id.Version {
+	if old := e.known.Swap(id); old != nil && (old.Version != id.Version || old.Model != id.Model || old.MaxModelLen != id.MaxModelLen) {
 		e.noTokenize.Store(false) // another engine listens here than before
 		e.noTokenIDs.Store(false)
+		e.noPriority.Store(false)
 	}
 	h := id.Health
 	h.Missing = slices.Clone(h.Missing)
+	h.TokenIDs = id.tokenIDs && !e.noTokenIDs.Load()
 	if !alive {
 		h.Missing = append(h.Missing, missingHealth)
 	}
@@ -59,6 +63,9 @@ func (e *Engine) Health(ctx context.Context) (workers.Health, error) {
 	}
 	if id.vllm && e.noTokenize.Load() {
 		h.Missing = append(h.Missing, missingTokenize)
+	}
+	if e.cfg.Priority && (!id.vllm || e.noPriority.Load()) {
+		h.Missing = append(h.Missing, missingPriority)
 	}
 	return h, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -59,6 +60,7 @@ func TestHealth(t *testing.T) {
 			if tt.fake.models == "" {
 				tt.fake.models = vllmModels
 			}
+			tt.want.TokenIDs = !slices.Contains(tt.want.Missing, noIDs)
 			e := newEngine(t, start(t, tt.fake).URL, vllm.Config{})
 			for range 2 {
 				got, err := e.Health(t.Context())

@@ -22,7 +22,8 @@ type prepared struct {
 	choices int
 }
 
-func prepare(req *workers.Request, id *identity) (prepared, error) {
+// prepare makes the request for the engine. A priority of 0, every engine's default, is not sent.
+func prepare(req *workers.Request, id *identity, priority int) (prepared, error) {
 	if !req.Endpoint.Valid() {
 		return prepared{}, schemas.Errorf(schemas.CodeInvalidRequest, "endpoint is %q; want %s or %s",
 			req.Endpoint, schemas.ChatCompletions, schemas.Completions).WithParam("endpoint")
@@ -36,16 +37,23 @@ func prepare(req *workers.Request, id *identity) (prepared, error) {
 	if err != nil {
 		return prepared{}, err
 	}
+	if err := checkPriority(fields["priority"]); err != nil {
+		return prepared{}, err
+	}
 	var tokenIDs []byte // nil takes the field out: the engine does not know it
 	if id.tokenIDs {
 		tokenIDs = []byte("true")
 	}
-	body, err := openai.Splice(req.Body,
-		openai.Field{Name: "model", Value: quote(id.Model)},
-		openai.Field{Name: "stream", Value: []byte("true")},
-		openai.Field{Name: "stream_options", Value: []byte(`{"include_usage":true}`)},
-		openai.Field{Name: "return_token_ids", Value: tokenIDs},
-	)
+	replaced := []openai.Field{
+		{Name: "model", Value: quote(id.Model)},
+		{Name: "stream", Value: []byte("true")},
+		{Name: "stream_options", Value: []byte(`{"include_usage":true}`)},
+		{Name: "return_token_ids", Value: tokenIDs},
+	}
+	if priority != 0 {
+		replaced = append(replaced, openai.Field{Name: "priority", Value: strconv.AppendInt(nil, int64(priority), 10)})
+	}
+	body, err := openai.Splice(req.Body, replaced...)
 	if err != nil {
 		return prepared{}, schemas.Errorf(schemas.CodeInvalidRequest, "body: %v", err).WithParam("body")
 	}
