@@ -88,7 +88,7 @@ func (w *Worker) generate(ctx context.Context, r *run, opening *schemas.Event, r
 
 	var first, last time.Time
 	var failed error
-	for delta, err := range w.engine.Generate(ctx, req) {
+	for delta, err := range w.ask(ctx, r, req) {
 		if err != nil {
 			failed = err
 			break

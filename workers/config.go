@@ -41,6 +41,11 @@ type Config struct {
 	TokenTimeout time.Duration
 	// Coalesce is how long tokens after the first may wait for company in one event. Defaults to 2 ms; negative for none.
 	Coalesce time.Duration
+	// GroupSize is how many batch completions of one shape may go to the engine as one request, at most
+	// 1024. Defaults to 32; 1 sends each alone.
+	GroupSize int
+	// GroupWait is how long the first of a group waits for others. Defaults to 20 ms; negative for not at all.
+	GroupWait time.Duration
 	// HealthInterval is the time between two looks at a healthy engine; an ailing one is looked at four times as often. Defaults to 2 s.
 	HealthInterval time.Duration
 	// Heartbeat is the time between two announcements in the worker registry. Defaults to 3 s.
@@ -83,6 +88,8 @@ func (c Config) withDefaults(model string) Config {
 	c.FirstTokenTimeout = cmp.Or(c.FirstTokenTimeout, time.Minute)
 	c.TokenTimeout = cmp.Or(c.TokenTimeout, 15*time.Second)
 	c.Coalesce = max(0, cmp.Or(c.Coalesce, 2*time.Millisecond))
+	c.GroupSize = cmp.Or(c.GroupSize, 32)
+	c.GroupWait = max(0, cmp.Or(c.GroupWait, 20*time.Millisecond))
 	c.HealthInterval = cmp.Or(c.HealthInterval, 2*time.Second)
 	c.MaxBodyBytes = cmp.Or(c.MaxBodyBytes, 16<<20)
 	c.Heartbeat = cmp.Or(c.Heartbeat, 3*time.Second)
@@ -108,6 +115,7 @@ func (c Config) validate(model string) error {
 	check(c.Slots > 0, "Slots is %d; want at least 1", c.Slots)
 	check(c.StandardShare <= 0.5, "StandardShare is %g; want at most 0.5", c.StandardShare)
 	check(c.BatchShare <= 0.5, "BatchShare is %g; want at most 0.5", c.BatchShare)
+	check(c.GroupSize >= 1 && c.GroupSize <= maxGroup, "GroupSize is %d; want 1 to %d", c.GroupSize, maxGroup)
 	check(c.MaxAttempts > 0, "MaxAttempts is %d; want at least 1", c.MaxAttempts)
 	check(c.MaxDeliveries >= c.MaxAttempts, "MaxDeliveries is %d; want at least MaxAttempts, %d", c.MaxDeliveries, c.MaxAttempts)
 	check(c.MaxBodyBytes > 0, "MaxBodyBytes is %d; want at least 1", c.MaxBodyBytes)

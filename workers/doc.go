@@ -26,6 +26,47 @@
 // A queued job that no worker gets to is ended by the [Janitor]: one of those that run, in every
 // worker process, holds a lock and works.
 //
+// # Batching
+//
+// Batch completions of one shape go to the engine as one request with a list of prompts, and the
+// reply is taken apart again by the index of its choices: group.go collects the jobs, groupshape.go says
+// which belong together, groupmember.go gives each its own part. One HTTP request then stands
+// for up to [Config.GroupSize] jobs. A group is sent when it is full, or [Config.GroupWait] after its
+// first member came; a lone member sends its request as it came.
+//
+// A shape is the request without its prompt: the same top-level fields with the same values, whatever
+// their order, and a prompt of the same kind, text or token ids. Left out of the comparison is what
+// the engine replaces (model, stream, stream_options, return_token_ids). A seed, log
+// probabilities and a grammar may be shared: the engine applies them to each prompt by itself. Not
+// grouped is a job
+//
+//   - of another class than batch, or another endpoint than /v1/completions;
+//   - that asks for several prompts or choices (n, best_of), or for what does not belong to one
+//     choice: echo, suffix, prompt_logprobs, prompt_embeds, use_beam_search, request_id,
+//     kv_transfer_params, ec_transfer_params;
+//   - with a body above 64 KiB, so also one that travels by reference;
+//   - that has been attempted before. So a continuation goes alone, and so does every retry: what
+//     broke a group is alone the next time, and fails alone;
+//   - on an engine that does not tell the token ids of each prompt and each choice ([Health.TokenIDs]).
+//     Usage could not be told apart there, nor a reply continued. If the ids are missing although
+//     they were promised, the members are sent alone before anything of theirs was said.
+//
+// A member sees what it would see alone: its own deltas with index 0, its prompt's tokens, the usage counted
+// from its own token ids, and its end as soon as its own finish reason came. It holds its own slot
+// and its own lease; its progress is its own deltas. Its record is like any other, so a later
+// attempt continues it. Jobs of several tenants may share a request, as they share the engine's batch;
+// nothing of one is part of another's events.
+//
+// A member that is cancelled, stalls or expires leaves, and the others go on. The engine cannot
+// abort one prompt of a request, so that sequence runs on until the last member has left or
+// ended; then the request is aborted. A member that is slow to take its deltas holds nobody up: they are kept
+// for it, at most as many as it may generate tokens.
+//
+// Errors. A request that is refused before its first token (400) is sent again in two halves, and so
+// on down to the single prompt, which gets the refusal as its own. A retryable failure goes to every member that has
+// not ended, as one failure of its own attempt. A refusal after the first token may be
+// anyone's: every member is retried, alone.
+//
 // # Shutdown
 //
 // When the context given to [Worker.Run] ends, nothing new is pulled and the jobs in flight have

@@ -22,6 +22,7 @@ var (
 	ttftBuckets  = []float64{.001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10, 30, 60}
 	tokenBuckets = []float64{.0005, .001, .0025, .005, .01, .015, .02, .03, .05, .075, .1, .25, .5, 1, 5, 15}
 	abortBuckets = []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5}
+	groupBuckets = []float64{2, 4, 8, 16, 32, 64, 128, 256, 512, maxGroup}
 )
 
 // metrics are a worker's series, looked up once. Workers that share a registry share the vectors.
@@ -33,6 +34,9 @@ type metrics struct {
 	renewals prometheus.Counter
 	engineUp prometheus.Gauge
 	slots    prometheus.Gauge
+	// requests to the engine: those of one job, and those of a group, whose size is observed.
+	single, group prometheus.Counter
+	groupSize     prometheus.Observer
 }
 
 type classMetrics struct {
@@ -81,14 +85,18 @@ func newMetrics(reg *prometheus.Registry, model string) (*metrics, error) {
 	renewals := v.counter("hxp_lease_renewals_total", "Leases renewed.", "model")
 	up := v.gauge("hxp_engine_up", "1 while the engine is ready.", "model")
 	slots := v.gauge("hxp_slots", "Sequences that the engine may have in flight.", "model")
+	requests := v.counter("hxp_engine_requests_total", "Requests for a generation to the engine: of a single job, or of a group.", "model", "kind")
+	groupSize := v.histogram("hxp_group_size", "Jobs in one request to the engine, where there are several.", groupBuckets, "model")
 	if v.err != nil {
 		return nil, v.err
 	}
 	m := &metrics{
 		model: model, dead: dead, renewals: renewals.WithLabelValues(model),
 		engineUp: up.WithLabelValues(model), slots: slots.WithLabelValues(model),
-		class:   make(map[schemas.Class]*classMetrics),
-		cancels: make(map[schemas.Phase]cancelMetrics),
+		single: requests.WithLabelValues(model, "single"), group: requests.WithLabelValues(model, "group"),
+		groupSize: groupSize.WithLabelValues(model),
+		class:     make(map[schemas.Class]*classMetrics),
+		cancels:   make(map[schemas.Phase]cancelMetrics),
 	}
 	for _, class := range schemas.Classes() {
 		c := string(class)

@@ -46,6 +46,7 @@ type Worker struct {
 	slots   *slots
 	gate    *gate
 	leases  *leases
+	groups  *groups
 	suspect chan struct{} // asks for a look at the engine now
 	// lastChance is held by the one job here that is on its last attempt.
 	lastChance chan struct{}
@@ -82,6 +83,7 @@ func New(js jetstream.JetStream, model string, engine Engine, cfg Config) (*Work
 		started: time.Now(),
 	}
 	w.leases = newLeases(w)
+	w.groups = newGroups(engine, cfg, m)
 	m.slots.Set(float64(cfg.Slots))
 	return w, nil
 }
@@ -135,6 +137,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	watchers.Go(func() { w.heartbeat(watch) })
 	p.run(pulling)
 	inFlight.Wait()
+	w.groups.running.Wait() // a request may outlive its last member by the end of its stream
 
 	stopWatch()
 	watchers.Wait()
