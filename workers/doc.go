@@ -54,8 +54,8 @@
 // A member sees what it would see alone: its own deltas with index 0, its prompt's tokens, the usage counted
 // from its own token ids, and its end as soon as its own finish reason came. It holds its own slot
 // and its own lease; its progress is its own deltas. Its record is like any other, so a later
-// attempt continues it. Jobs of several tenants may share a request, as they share the engine's batch;
-// nothing of one is part of another's events.
+// attempt continues it. A group is of one tenant: an engine's words on a request may quote any of
+// its prompts.
 //
 // A member that is cancelled, stalls or expires leaves, and the others go on. The engine cannot
 // abort one prompt of a request, so that sequence runs on until the last member has left or

@@ -38,6 +38,7 @@ func newGroups(engine Engine, cfg Config, m *metrics) *groups {
 func (w *Worker) ask(ctx context.Context, r *run, req *Request) iter.Seq2[Delta, error] {
 	if w.groups.size > 1 && r.class == schemas.Batch && r.history.attempt == 0 && w.tokenIDs() {
 		if s, ok := shapeOf(req); ok {
+			s.key = r.job.Tenant + s.key // what an engine says of a request may quote any of its prompts
 			return w.groups.together(ctx, req, s)
 		}
 	}

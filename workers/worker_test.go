@@ -210,7 +210,7 @@ func TestNewRefusesBadConfig(t *testing.T) {
 	t.Parallel()
 	b := newBroker(t, queue.Config{})
 	_, err := workers.New(b.js, "a.b", says(), workers.Config{
-		ID: "x y", Slots: -1, StandardShare: 0.7, BatchShare: 0.9, MaxAttempts: -1, RetryDelay: -1, Heartbeat: -1,
+		ID: "x y", Slots: -1, StandardShare: 0.7, BatchShare: 0.9, MaxAttempts: -1, RetryDelay: -1, Heartbeat: -1, GroupSize: 1025,
 		Limits: workers.Limits{MaxModelLen: -1, Temperature: [2]float64{2, 1}, TopP: [2]float64{1, 0}, MaxTokens: [2]int{5, 4}},
 	})
 	if err == nil {
@@ -218,7 +218,7 @@ func TestNewRefusesBadConfig(t *testing.T) {
 	}
 	for _, want := range []string{
 		`model "a.b"`, `ID "x y"`, "Slots is -1; want at least 1", "StandardShare is 0.7", "BatchShare is 0.9", "MaxAttempts is -1", "RetryDelay is -1ns",
-		"Heartbeat is -1ns", "MaxModelLen is -1", "Temperature is [2 1]", "TopP is [1 0]", "MaxTokens is [5 4]",
+		"Heartbeat is -1ns", "GroupSize is 1025; want 1 to 1024", "MaxModelLen is -1", "Temperature is [2 1]", "TopP is [1 0]", "MaxTokens is [5 4]",
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("error does not say %q:\n%v", want, err)
