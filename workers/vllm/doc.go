@@ -49,4 +49,45 @@
 //
 // An engine that could not be reached, or refused with 429 or 503 before it began, is marked with
 // [workers.ErrNotReceived]: such an attempt is nobody's failure.
+//
+// # Supervision
+//
+// An engine that runs already is an [Engine]. A [Server] is an Engine whose `vllm serve` it starts
+// itself and keeps running: [Server.Run] starts the process, waits until it is ready, watches it,
+// and starts it again however it ends. What it believes and what it does not:
+//
+//   - A flag that the installed version does not know ends vLLM before it listens. So the Server asks
+//     `vllm --version` and `vllm serve --help=all` first, leaves out what is not there and says so,
+//     each flag once. What no help can be read for is decided by a table of versions. A process that
+//     refuses its flags all the same (exit code 2 before it was ever ready) ends Run.
+//   - The process counts as ready when it answers /health, lists its model, and has generated one
+//     token, within StartTimeout. Until then [Server.Health] fails with the newest line of its log.
+//     A port that somebody else holds is never taken for a ready engine: nothing is started meanwhile.
+//   - A 200 of /health proves nothing. While requests run or wait in the engine, or are under way
+//     through this Server, tokens must come; where none has for StallTimeout, a canary decides.
+//   - Every end that was not asked for is a crash, whatever its code: vLLM exits with 0 when its engine
+//     core dies. Restarts wait longer each time, up to MaxRestartDelay; an engine that was ready for as
+//     long as that begins anew.
+//   - The death of vLLM's first process does not end the others, which go on holding the GPU. The
+//     process therefore gets a session and a process group of its own. To end it is to send SIGTERM
+//     once, to the first process alone, and then SIGKILL to all: the group, the session, what was
+//     seen to descend from it, and what is in its cgroup. The next start waits until all are gone.
+//   - If this process is killed, the kernel kills vLLM's first process, and a guard, a shell that waits
+//     for its input to end, kills the rest. What had left the group by then survives, unless there is
+//     a cgroup.
+//
+// The whole program is not made a child subreaper: that would be a setting of the process that
+// embeds a Server, and orphans of anybody else would become its zombies. Members are found by session, group, descent and cgroup instead.
+//
+// # Limits
+//
+// With a delegated cgroup v2 folder the kernel enforces MemoryLimit and CPUs: the process is born
+// in a child folder of it. The folder must be writable, hold no processes itself, and offer the
+// memory and cpu controllers; with systemd that is Delegate=yes with DelegateSubgroup=. Otherwise the memory of all
+// members is read from /proc each second, resident pages first, and proportional ones where those
+// exceed the limit; over the limit is logged and counted, and after MemoryGrace the engine is
+// restarted. CPUs is then only the default of OMP_NUM_THREADS.
+//
+// Outside Linux there is no /proc: members are known by their process group only (on Windows not at
+// all), memory and CPU time are not read, and MemoryLimit has no effect; this is said once, in the log.
 package vllm
