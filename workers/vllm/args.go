@@ -133,8 +133,8 @@ func (a Args) address() string {
 	return net.JoinHostPort(strings.Trim(a.Host, "[]"), strconv.Itoa(a.Port))
 }
 
-// wanted is a flag and its value.
-type wanted struct {
+// flagValue is a flag with its value.
+type flagValue struct {
 	name  string
 	value any
 	// quiet marks a flag that nobody asked for: where it is not known, nothing is lost.
@@ -144,8 +144,8 @@ type wanted struct {
 // wants lists the flags, in the order in which they are passed. Those that nobody asked for make
 // sampling what the request says and not the model's repository, count cached tokens, and keep the
 // Server's own questions out of the log.
-func (a Args) wants() []wanted {
-	list := []wanted{
+func (a Args) wants() []flagValue {
+	list := []flagValue{
 		{"host", strings.Trim(a.Host, "[]"), false}, {"port", a.Port, false},
 		{"served-model-name", a.ServedName, false},
 		{"gpu-memory-utilization", a.GPUMemoryUtilization, false}, {"tensor-parallel-size", a.TensorParallelSize, false},
@@ -154,33 +154,33 @@ func (a Args) wants() []wanted {
 		{"scheduling-policy", a.SchedulingPolicy, false}, {"chat-template", a.ChatTemplate, false},
 		{"tool-call-parser", a.ToolCallParser, false},
 	}
-	list = slices.DeleteFunc(list, func(w wanted) bool { return w.value == "" || w.value == 0 || w.value == 0.0 })
+	list = slices.DeleteFunc(list, func(w flagValue) bool { return w.value == "" || w.value == 0 || w.value == 0.0 })
 	for name, on := range map[string]bool{
 		"enable-auto-tool-choice": a.ToolCallParser != "", "trust-remote-code": a.TrustRemoteCode, "enforce-eager": a.EnforceEager,
 	} {
 		if on {
-			list = append(list, wanted{name, true, false})
+			list = append(list, flagValue{name, true, false})
 		}
 	}
 	for name, set := range map[string]*bool{"enable-prefix-caching": a.PrefixCaching, "enable-chunked-prefill": a.ChunkedPrefill} {
 		if set != nil {
-			list = append(list, wanted{name, *set, false})
+			list = append(list, flagValue{name, *set, false})
 		}
 	}
 	extra := make(map[string]bool)
 	for name, value := range a.Extra {
 		key := flagKey(name)
 		extra[key] = true
-		list = append(list, wanted{key, value, false})
+		list = append(list, flagValue{key, value, false})
 	}
 	for name, value := range map[string]any{
 		"generation-config": "vllm", "enable-prompt-tokens-details": true, "disable-access-log-for-endpoints": "/health,/metrics,/version,/v1/models",
 	} {
 		if !extra[name] && !extra["no-"+name] {
-			list = append(list, wanted{name, value, true})
+			list = append(list, flagValue{name, value, true})
 		}
 	}
-	slices.SortFunc(list, func(x, y wanted) int { return cmp.Compare(x.name, y.name) })
+	slices.SortFunc(list, func(x, y flagValue) int { return cmp.Compare(x.name, y.name) })
 	return list
 }
 

@@ -1,7 +1,6 @@
 package vllm
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -41,14 +40,12 @@ func ownCgroup(procDir string) (string, error) {
 	if path == "" {
 		return "", errors.New("this process is in no cgroup of version 2")
 	}
-	mounts, err := os.Open(filepath.Join(procDir, "mountinfo"))
+	mounts, err := os.ReadFile(filepath.Join(procDir, "mountinfo"))
 	if err != nil {
 		return "", err
 	}
-	defer mounts.Close()
-	lines := bufio.NewScanner(mounts)
-	for lines.Scan() {
-		before, after, _ := strings.Cut(lines.Text(), " - ")
+	for line := range strings.Lines(string(mounts)) {
+		before, after, _ := strings.Cut(line, " - ")
 		fields := strings.Fields(before)
 		if !strings.HasPrefix(after, "cgroup2 ") || len(fields) < 5 {
 			continue
@@ -127,7 +124,7 @@ func (c *cgroup) members() []int {
 		return nil
 	}
 	var pids []int
-	for _, field := range bytes.Fields(data) {
+	for field := range bytes.FieldsSeq(data) {
 		if pid, err := strconv.Atoi(string(field)); err == nil && pid > 0 {
 			pids = append(pids, pid)
 		}
@@ -169,7 +166,7 @@ func (c *cgroup) limitsMemory() bool { return c != nil && c.memory }
 
 func (c *cgroup) close() {
 	if c != nil {
-		c.folder.Close()
+		_ = c.folder.Close()
 		_ = os.Remove(c.path) // it stays if something is in it, and is used again by the next start
 	}
 }

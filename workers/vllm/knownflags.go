@@ -28,6 +28,7 @@ var (
 func parseHelp(out string) map[string]bool {
 	names := make(map[string]bool)
 	for _, line := range optionLine.FindAllString(out, -1) {
+		line, _, _ = strings.Cut(strings.TrimSpace(line), "  ") // what follows describes it
 		for _, m := range optionName.FindAllStringSubmatch(line, -1) {
 			names[strings.ReplaceAll(m[1], "_", "-")] = true
 		}

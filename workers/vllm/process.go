@@ -60,9 +60,9 @@ func launch(cmd *exec.Cmd, group *cgroup, log *engineLog) (p *process, guardErr,
 		}
 	}()
 	err = <-began
-	w.Close()
+	_ = w.Close() // the child has its own
 	if err != nil {
-		r.Close()
+		_ = r.Close()
 		return nil, nil, err
 	}
 	go log.read(r)
@@ -133,7 +133,7 @@ func (p *process) end(ctx context.Context, grace, patience time.Duration, stuck 
 	p.guard.dismiss()
 	// Whoever holds the other end is gone, or never will be.
 	wait(linger, p.log.ended)
-	p.output.Close()
+	_ = p.output.Close()
 	if p.gone() {
 		<-p.log.ended
 	}
@@ -141,13 +141,15 @@ func (p *process) end(ctx context.Context, grace, patience time.Duration, stuck 
 	return err
 }
 
-// wait waits for an event, but not longer than d.
-func wait(d time.Duration, event <-chan struct{}) {
+// wait waits for an event, but not longer than d, and reports whether it came.
+func wait(d time.Duration, event <-chan struct{}) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-event:
+		return true
 	case <-t.C:
+		return false
 	}
 }
 

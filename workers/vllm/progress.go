@@ -25,7 +25,7 @@ func (s *Server) untilReady(ctx context.Context, p *process) error {
 	tick, tell := time.NewTicker(readyInterval), time.NewTicker(progressInterval)
 	defer tick.Stop()
 	defer tell.Stop()
-	var last error
+	last := errors.New("it has not answered")
 	for {
 		select {
 		case <-ctx.Done():
@@ -53,7 +53,7 @@ func (s *Server) untilReady(ctx context.Context, p *process) error {
 
 // orKept is what is wrong with a start: not that its time is over.
 func orKept(ctx context.Context, before, err error) error {
-	if ctx.Err() != nil && before != nil {
+	if ctx.Err() != nil {
 		return before
 	}
 	return err
@@ -73,8 +73,6 @@ func (s *Server) feel(ctx context.Context) (pulse, error) {
 		return pulse{}, err
 	}
 	now := pulse{busy: s.inFlight.Load() > 0, tokens: s.delivered.Load()}
-	ctx, cancel := s.within(ctx, s.cfg.HealthTimeout, "telling its load")
-	defer cancel()
 	load, err := s.Load(ctx)
 	if errors.Is(err, workers.ErrUnsupported) {
 		return now, nil

@@ -22,7 +22,7 @@ type ServerConfig struct {
 	Dir string
 
 	// ProbeTimeout bounds each of asking for the version and for the flags; Python alone takes
-	// seconds to load what is needed to answer. Defaults to 2 min.
+	// tens of seconds of CPU time to load what it needs to answer. Defaults to 5 min.
 	ProbeTimeout time.Duration
 	// StartTimeout is how long the process may take to be ready. Defaults to 15 min.
 	StartTimeout time.Duration
@@ -63,7 +63,7 @@ func (c ServerConfig) withDefaults(args Args) ServerConfig {
 	if len(c.Command) == 0 {
 		c.Command = []string{"vllm"}
 	}
-	c.ProbeTimeout = cmp.Or(c.ProbeTimeout, 2*time.Minute)
+	c.ProbeTimeout = cmp.Or(c.ProbeTimeout, 5*time.Minute)
 	c.StartTimeout = cmp.Or(c.StartTimeout, 15*time.Minute)
 	c.StallTimeout = cmp.Or(c.StallTimeout, time.Minute)
 	c.StopTimeout = cmp.Or(c.StopTimeout, 30*time.Second)

@@ -91,10 +91,9 @@ func (s *Server) run(ctx context.Context) error {
 func (s *Server) supervise(ctx context.Context, argv, env []string) error {
 	streak := 0
 	for {
-		err := s.live(ctx, argv, env)
+		v, err := s.live(ctx, argv, env)
 		s.metrics.memory.Set(0)
-		v, ended := errors.AsType[*verdict](err)
-		if !ended {
+		if v == nil || ctx.Err() != nil {
 			return err
 		}
 		if s.takeReadyFor() >= s.srv.MaxRestartDelay {
@@ -103,11 +102,10 @@ func (s *Server) supervise(ctx context.Context, argv, env []string) error {
 		delay := s.delay(streak)
 		streak++
 		s.metrics.restarts[v.reason].Inc()
-		s.set(func(st *Status) { st.Restarts++; st.Streak, st.LastExit = streak, err.Error() })
+		s.set(func(st *Status) { st.Restarts++; st.Streak, st.LastExit = streak, v.Error() })
 		s.show(fmt.Sprintf("the next start is in %s", delay.Round(time.Millisecond)))
 		s.log.Error().Str("reason", v.reason).Int("streak", streak).Stringer("delay", delay).Str("last_exit", v.words).Msg("the engine is started again")
-		wait(delay, ctx.Done())
-		if ctx.Err() != nil {
+		if wait(delay, ctx.Done()) {
 			return nil
 		}
 	}
@@ -133,21 +131,22 @@ func (s *Server) delay(streak int) time.Duration {
 	return d - rand.N(d/2+1)
 }
 
-// live runs one process from start to end. It returns a verdict, or nil after a clean stop; any other error is final.
-func (s *Server) live(ctx context.Context, argv, env []string) error {
+// live runs one process from start to end. It returns why that ended, or no verdict after a clean
+// stop; an error is final.
+func (s *Server) live(ctx context.Context, argv, env []string) (*verdict, error) {
 	if err := s.portFree(ctx); err != nil {
-		return &verdict{reasonPort, err.Error()}
+		return &verdict{reasonPort, err.Error()}, nil
 	}
 	group := s.confine()
 	p, err := s.start(argv, env, group)
 	if err != nil {
 		group.close()
 		if fatal(err) {
-			return err
+			return nil, err
 		}
-		return &verdict{reasonStart, err.Error()}
+		return &verdict{reasonStart, err.Error()}, nil
 	}
-	err = s.attend(ctx, p)
+	v := s.attend(ctx, p)
 	words := p.log.words()
 	grace := s.srv.StopTimeout
 	if ctx.Err() == nil {
@@ -163,21 +162,18 @@ func (s *Server) live(ctx context.Context, argv, env []string) error {
 	if logErr := p.log.err(); logErr != nil {
 		s.log.Warn().Err(logErr).Msg("the engine's log could not be written any more")
 	}
-	v, ended := errors.AsType[*verdict](err)
 	switch {
-	case left != nil:
-		return left
-	case !ended || ctx.Err() != nil:
-		return nil
+	case left != nil || v == nil || ctx.Err() != nil:
+		return nil, left
 	case group.limitsMemory() && kills > group.kills:
 		v = &verdict{reasonMemory, fmt.Sprintf("the kernel ended it at its memory limit of %d bytes", s.srv.MemoryLimit)}
 	case v.reason == reasonStart && p.cmd.ProcessState.ExitCode() == 2 && !s.wasReady():
-		return fmt.Errorf("%w: %s; its last words: %s", errRefused, v.words, words)
+		return nil, fmt.Errorf("%w: %s; its last words: %s", errRefused, v.words, words)
 	}
 	if words != "" {
 		v = &verdict{v.reason, v.words + "; its last words: " + words}
 	}
-	return v
+	return v, nil
 }
 
 // fatal reports whether a program can never be started.
@@ -260,9 +256,9 @@ func (s *Server) start(argv, env []string, group *cgroup) (*process, error) {
 	return p, nil
 }
 
-// attend watches the process until something is to be done about it, and returns what: a verdict,
-// or the end of ctx.
-func (s *Server) attend(ctx context.Context, p *process) error {
+// attend watches the process until something is to be done about it, and returns what. It returns
+// nil when ctx has ended.
+func (s *Server) attend(ctx context.Context, p *process) *verdict {
 	var watchers sync.WaitGroup
 	defer watchers.Wait()
 	look, stop := context.WithCancelCause(ctx)
@@ -280,7 +276,8 @@ func (s *Server) attend(ctx context.Context, p *process) error {
 		}
 	})
 	if err := s.untilReady(look, p); err != nil {
-		return err
+		v, _ := errors.AsType[*verdict](err)
+		return v
 	}
 	s.becomeReady(p)
 	watchers.Go(func() {
@@ -294,5 +291,6 @@ func (s *Server) attend(ctx context.Context, p *process) error {
 	if ctx.Err() == nil {
 		s.leaveReady()
 	}
-	return context.Cause(look)
+	v, _ := errors.AsType[*verdict](context.Cause(look))
+	return v
 }

@@ -121,15 +121,10 @@ func (t *tree) kill(members []member) {
 
 // processes lists all processes that can be seen.
 func processes() []member {
-	dir, err := os.Open("/proc")
-	if err != nil {
-		return nil
-	}
-	defer dir.Close()
-	names, _ := dir.Readdirnames(-1)
+	entries, _ := os.ReadDir("/proc") // without it, nobody is seen
 	var all []member
-	for _, name := range names {
-		pid, err := strconv.Atoi(name)
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
 		if err != nil {
 			continue
 		}
