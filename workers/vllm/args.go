@@ -116,6 +116,20 @@ func (a Args) validate() error {
 	return errors.Join(errs...)
 }
 
+// secretFlag is a flag whose value is nobody's business.
+var secretFlag = regexp.MustCompile(`(^|-)(token|key|secret|password)$`)
+
+// secrets are the values of such flags. vLLM prints its arguments into its log.
+func (a Args) secrets() []string {
+	var list []string
+	for name, value := range a.Extra {
+		if text, err := scalar(value); err == nil && text != "" && secretFlag.MatchString(flagKey(name)) {
+			list = append(list, text)
+		}
+	}
+	return list
+}
+
 // url is where the engine will listen.
 func (a Args) url() string {
 	host := strings.Trim(a.Host, "[]")

@@ -64,9 +64,7 @@ func (l *engineLog) read(r io.Reader) {
 
 func (l *engineLog) add(line string, whole bool) {
 	line = strings.TrimSpace(control.ReplaceAllString(strings.ToValidUTF8(line, "\uFFFD"), ""))
-	for _, secret := range l.secrets {
-		line = strings.ReplaceAll(line, secret, "[redacted]")
-	}
+	line = redacted(line, l.secrets)
 	if line == "" {
 		return
 	}

@@ -98,6 +98,14 @@ func (s *Server) environment() []string {
 	return env
 }
 
+// redacted takes secrets out of a text.
+func redacted(text string, secrets []string) string {
+	for _, secret := range secrets {
+		text = strings.ReplaceAll(text, secret, "[redacted]")
+	}
+	return text
+}
+
 // secretsOf returns what must not appear in a log: values of variables that are named like secrets.
 func secretsOf(env []string) []string {
 	var secrets []string
@@ -167,10 +175,7 @@ func output(ctx context.Context, dir string, env []string, limit int64, argv []s
 		if ctx.Err() != nil {
 			return out.String(), fmt.Errorf("%s: %w", shown, context.Cause(ctx))
 		}
-		said := strings.Join(strings.Fields(errs.String()), " ")
-		for _, secret := range secretsOf(env) {
-			said = strings.ReplaceAll(said, secret, "[redacted]")
-		}
+		said := redacted(strings.Join(strings.Fields(errs.String()), " "), secretsOf(env))
 		return out.String(), fmt.Errorf("%s: %w: %s", shown, err, clip(said, 300))
 	}
 	return out.String(), nil

@@ -90,7 +90,7 @@ func TestServerEnvironment(t *testing.T) {
 	t.Setenv("VLLM_NO_USAGE_STATS", "0")
 	const key = "k"
 	b := newBed(t, setting{
-		plan: "ok", engine: vllm.Config{APIKey: key},
+		plan: "ok", engine: vllm.Config{APIKey: key}, args: vllm.Args{Extra: map[string]any{"hf_token": "hf-of-the-flags"}},
 		cfg: vllm.ServerConfig{CPUs: 3, StartTimeout: 90 * time.Second, Env: map[string]string{"CUDA_VISIBLE_DEVICES": "1", "TEST_VLLM_HELP": "exit"}},
 	}).run()
 	b.ready(0)
@@ -108,6 +108,9 @@ func TestServerEnvironment(t *testing.T) {
 	}
 	if slices.ContainsFunc(rec.Argv, func(a string) bool { return strings.Contains(a, "api-key") || a == key }) {
 		t.Errorf("the arguments hold the key: %q", rec.Argv)
+	}
+	if !slices.Contains(rec.Argv, "--hf-token=hf-of-the-flags") || strings.Contains(b.log.String(), "hf-of-the-flags") {
+		t.Error("the token is not handed on, or it is in the log")
 	}
 	if strings.Contains(b.log.String(), "key is "+key) || strings.Contains(strings.Join(b.Status().Notes, ""), "key is "+key) {
 		t.Errorf("the log or the notes hold the key: %q", b.Status().Notes)

@@ -52,7 +52,8 @@ type ServerConfig struct {
 	Registry *prometheus.Registry
 	// ModelName is the label of the metrics. Defaults to the served name, or the model.
 	ModelName string
-	// Stderr receives the engine's own log, line by line, one Write for each; secrets are taken out. nil drops it.
+	// Stderr receives the engine's own log, line by line, one Write for each; secrets are
+	// taken out. A Write that blocks holds the engine up. nil drops it.
 	Stderr io.Writer
 }
 

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os/exec"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -231,7 +232,8 @@ func (s *Server) start(argv, env []string, group *cgroup) (*process, error) {
 		cmd.Dir, cmd.Env = s.srv.Dir, env
 		return cmd
 	}
-	log := newEngineLog(s.srv.Stderr, secretsOf(env))
+	secrets := slices.Concat(s.args.secrets(), secretsOf(env))
+	log := newEngineLog(s.srv.Stderr, secrets)
 	p, guardErr, err := launch(command(), group, log)
 	if err != nil && group != nil && !fatal(err) {
 		s.note(fmt.Sprintf("the engine cannot be born in cgroup %s: %v", group.path, err))
@@ -252,7 +254,7 @@ func (s *Server) start(argv, env []string, group *cgroup) (*process, error) {
 	s.mu.Lock()
 	s.status.PID, s.source = p.cmd.Process.Pid, log
 	s.mu.Unlock()
-	s.log.Info().Int("pid", p.cmd.Process.Pid).Strs("argv", argv).Msg("the engine is started")
+	s.log.Info().Int("pid", p.cmd.Process.Pid).Str("command", redacted(strings.Join(argv, " "), secrets)).Msg("the engine is started")
 	return p, nil
 }
 
