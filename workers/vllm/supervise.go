@@ -148,7 +148,6 @@ func (s *Server) live(ctx context.Context, argv, env []string) (*verdict, error)
 		return &verdict{reasonStart, err.Error()}, nil
 	}
 	v := s.attend(ctx, p)
-	words := p.log.words()
 	grace := s.srv.StopTimeout
 	if ctx.Err() == nil {
 		grace = min(grace, restartGrace)
@@ -158,6 +157,7 @@ func (s *Server) live(ctx context.Context, argv, env []string) (*verdict, error)
 		s.show(words)
 		s.log.Error().Str("left", words).Msg("the engine's processes do not end")
 	})
+	words := p.log.words() // all of them have been read by now
 	s.show("")
 	s.set(func(st *Status) { st.PID, st.MemoryBytes = 0, 0 })
 	if logErr := p.log.err(); logErr != nil {
