@@ -292,15 +292,19 @@ func TestServersShareARegistry(t *testing.T) {
 func ExampleServer() {
 	server, err := vllm.NewServer(
 		vllm.Args{Model: "/models/phi-3-mini", ServedName: "phi3", Port: 11403, MaxModelLen: 4096},
-		vllm.ServerConfig{MemoryLimit: 16 << 30, CPUs: 4},
+		vllm.ServerConfig{Command: []string{"/no/such/vllm"}, MemoryLimit: 16 << 30, CPUs: 4},
 		vllm.Config{},
 	)
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	// Run starts the process, and starts it again however it ends.
-	go func() { _ = server.Run(context.Background()) }()
 	fmt.Println(server, server.Status().State)
-	// Output: http://127.0.0.1:11403 starting
+	// Run starts the process, and starts it again however it ends, until the context does. It
+	// returns earlier only when that can never work.
+	err = server.Run(context.Background())
+	fmt.Println(server.Status().State, err)
+	// Output:
+	// http://127.0.0.1:11403 starting
+	// failed engine http://127.0.0.1:11403: command "/no/such/vllm" cannot be run: stat /no/such/vllm: no such file or directory
 }
