@@ -62,7 +62,8 @@ type Event struct {
 	Prompt  *Prompt  `json:"prompt,omitempty"`
 	Usage   *Usage   `json:"usage,omitempty"`
 	Timings *Timings `json:"timings,omitempty"`
-	// Reason explains Restarted and Resumed.
+	// Reason explains Restarted and Resumed. On every event that opens an attempt it says what of the
+	// request was changed for the model.
 	Reason string `json:"reason,omitempty"`
 	// Handback is set on an Interrupted that is nobody's fault: the worker was asked to stop. It does not count as a failed attempt.
 	Handback bool   `json:"handback,omitempty"`

@@ -51,7 +51,7 @@ func (w *Worker) attempt(ctx context.Context, r *run, b *body) error {
 		ctx, stop = context.WithDeadlineCause(ctx, r.job.Deadline, errExpired)
 		defer stop()
 	}
-	err := w.fit(ctx, r.job, b, w.limits())
+	err := w.fit(ctx, r.job, b, r.limits())
 	if err == nil {
 		if r.extra = b.sequences - 1; r.extra > 0 {
 			w.slots.take(r.extra)
@@ -137,6 +137,9 @@ func (w *Worker) admit(ctx context.Context, r *run) (*body, error) {
 	if err := w.outOfAttempts(r); err != nil {
 		return nil, err
 	}
+	if r.job.Session != nil && r.tuned.Capabilities.NoConversation {
+		return nil, schemas.Errorf(schemas.CodeInvalidRequest, "session %q: model %s keeps no conversations", r.job.Session.ID, r.job.Model).WithParam("session")
+	}
 	if r.job.Session != nil {
 		return nil, schemas.Errorf(schemas.CodeInvalidRequest, "session %q: this worker keeps no conversations", r.job.Session.ID).WithParam("session")
 	}
@@ -149,7 +152,7 @@ func (w *Worker) admit(ctx context.Context, r *run) (*body, error) {
 	if err := w.fetchBody(ctx, r); err != nil {
 		return nil, err
 	}
-	return parseBody(r.job, w.limits(), w.cfg.Slots)
+	return parseBody(r.job, r.limits(), r.tuned.Capabilities, w.cfg.Slots)
 }
 
 // isolate lets one job at a time run its last attempt here. An engine that dies takes every job on it
@@ -157,7 +160,7 @@ func (w *Worker) admit(ctx context.Context, r *run) (*body, error) {
 // have failed before, the killer dies alone. A job that has to wait goes back for a moment, here or to
 // another worker.
 func (w *Worker) isolate(r *run) error {
-	if n := len(r.history.failed); n == 0 || n < w.cfg.MaxAttempts-1 {
+	if n := len(r.history.failed); n == 0 || n < r.tuned.MaxAttempts-1 {
 		return nil
 	}
 	select {
@@ -212,11 +215,11 @@ func (w *Worker) lookUp(ctx context.Context, r *run) (known, error) {
 }
 
 // limits are the configured ones, narrowed by the engine's own context window.
-func (w *Worker) limits() Limits {
-	l := w.cfg.Limits
-	w.mu.Lock()
-	engine := w.health.MaxModelLen
-	w.mu.Unlock()
+func (r *run) limits() Limits {
+	l := r.tuned.Limits
+	r.w.mu.Lock()
+	engine := r.w.health.MaxModelLen
+	r.w.mu.Unlock()
 	if engine > 0 && (l.MaxModelLen == 0 || engine < l.MaxModelLen) {
 		l.MaxModelLen = engine
 	}

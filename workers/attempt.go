@@ -17,6 +17,7 @@ var ErrNotReceived = errors.New("the engine did not receive the request")
 // reply opens an attempt and has the engine give the reply, or the rest of it. nil means that it is
 // complete.
 func (w *Worker) reply(ctx context.Context, r *run, b *body) error {
+	r.note = b.note
 	whole := &Request{ID: r.job.ID, Attempt: r.attempt, Endpoint: r.job.Endpoint, Body: b.raw, Class: r.class}
 	switch h := &r.history; {
 	case h.attempt == 0:
@@ -31,7 +32,7 @@ func (w *Worker) reply(ctx context.Context, r *run, b *body) error {
 	}
 	if c != nil && c.finish == "" {
 		var rest *Request
-		if rest, why, err = c.request(r, b, w.limits().MaxModelLen); err != nil {
+		if rest, why, err = c.request(r, b, r.limits().MaxModelLen); err != nil {
 			return err
 		}
 		if rest != nil {
@@ -53,6 +54,7 @@ func (w *Worker) reply(ctx context.Context, r *run, b *body) error {
 func (w *Worker) begin(r *run, opening *schemas.Event, c *continuation) error {
 	r.prefilled.Store(true)
 	opening.Worker, opening.Source = w.cfg.ID, r.source()
+	opening.Reason = sentences(opening.Reason, r.note)
 	if err := r.out.event(opening); err != nil {
 		return err
 	}
@@ -155,6 +157,14 @@ func (w *Worker) complete(r *run, c *continuation, b *body) error {
 		return err
 	}
 	return r.deliver(d, nil)
+}
+
+// sentences joins the two that are not empty.
+func sentences(a, b string) string {
+	if a != "" && b != "" {
+		return a + "; " + b
+	}
+	return a + b
 }
 
 func ms(d time.Duration) float64 {

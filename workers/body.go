@@ -23,8 +23,9 @@ type body struct {
 	minTokens    int
 	sequences    int // n for every prompt
 	promptField  string
-	promptTokens int  // an upper bound, unless exact
-	promptExact  bool // the prompt was given in tokens
+	promptTokens int    // an upper bound, unless exact
+	promptExact  bool   // the prompt was given in tokens
+	note         string // what was changed for the model's prompt format, for the opening event
 }
 
 // has reports whether the request sets a field to something other than null, false or nothing.
@@ -65,9 +66,9 @@ func (f *faults) err() error {
 	return schemas.Errorf(schemas.CodeInvalidRequest, "%s", strings.Join(f.said, "; ")).WithParam(f.param)
 }
 
-// parseBody checks a request against the model's bounds before the engine sees it. Fields that are
-// not named here are the engine's business.
-func parseBody(job *schemas.Job, limits Limits, slots int) (*body, error) {
+// parseBody checks a request against the model's bounds and abilities before the engine sees it, and
+// gives it the form of the model's prompts. Fields that are not named here are the engine's business.
+func parseBody(job *schemas.Job, limits Limits, can Capabilities, slots int) (*body, error) {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(job.Body, &fields); err != nil {
 		return nil, schemas.Errorf(schemas.CodeInvalidRequest, "body: %v", err).WithParam("body")
@@ -137,6 +138,7 @@ func parseBody(job *schemas.Job, limits Limits, slots int) (*body, error) {
 	if b.sequences = n * prompts; b.sequences > slots {
 		f.add(b.promptField, "asks for %d sequences (%d prompts with n=%d); want at most the engine's %d", b.sequences, prompts, n, slots)
 	}
+	b.suit(job, can, f)
 	return b, f.err()
 }
 

@@ -55,6 +55,8 @@ type Config struct {
 	MaxBodyBytes int
 	// Limits are the bounds on requests.
 	Limits Limits
+	// Capabilities are what the model can do.
+	Capabilities Capabilities
 	// LogPrompts allows prompt and answer text in logs.
 	LogPrompts bool
 	// Logger receives one line for each job's outcome. The zero value is silent.
@@ -127,6 +129,11 @@ func (c Config) validate(model string) error {
 		{"TokenTimeout", c.TokenTimeout}, {"HealthInterval", c.HealthInterval}, {"Heartbeat", c.Heartbeat},
 	} {
 		check(d.value > 0, "%s is %s; want above 0", d.name, d.value)
+	}
+	switch c.Capabilities.SystemRole {
+	case "", SystemNative, SystemFold, SystemRefuse:
+	default:
+		check(false, "Capabilities.SystemRole is %q; want native, fold or refuse", c.Capabilities.SystemRole)
 	}
 	check(c.Limits.MaxModelLen >= 0, "Limits.MaxModelLen is %d; want at least 0", c.Limits.MaxModelLen)
 	check(c.Limits.Temperature[0] <= c.Limits.Temperature[1], "Limits.Temperature is %v; want minimum before maximum", c.Limits.Temperature)

@@ -259,7 +259,7 @@ func (w *Worker) logOutcome(r *run, result *schemas.Result, outcome string) {
 	if result.Error != nil {
 		w.blame(e, result.Error)
 	}
-	if w.cfg.LogPrompts {
+	if r.tuned.LogPrompts {
 		e = e.Bytes("body", r.job.Body).Str("text", result.Text)
 	}
 	e.Msg("job ended")

@@ -135,8 +135,8 @@ func readAttempts(events []schemas.Event) history {
 
 // outOfAttempts returns the error that ends a job which may not be tried again, or nil.
 func (w *Worker) outOfAttempts(r *run) error {
-	if n := len(r.history.failed); n >= w.cfg.MaxAttempts {
-		return schemas.Errorf(schemas.CodeMaxAttempts, "%d of %d attempts failed, the last with: %s", n, w.cfg.MaxAttempts, r.history.failed[n-1].Error.Message)
+	if n := len(r.history.failed); n >= r.tuned.MaxAttempts {
+		return schemas.Errorf(schemas.CodeMaxAttempts, "%d of %d attempts failed, the last with: %s", n, r.tuned.MaxAttempts, r.history.failed[n-1].Error.Message)
 	}
 	if n := int(r.meta.NumDelivered); r.history.attempt == 0 && n > w.cfg.MaxDeliveries {
 		return schemas.Errorf(schemas.CodeMaxAttempts, "delivered %d times without an end; the bound is %d", n, w.cfg.MaxDeliveries)

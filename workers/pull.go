@@ -201,10 +201,10 @@ func (p *puller) account(class schemas.Class, n int) {
 	}
 	switch class {
 	case schemas.Interactive:
-		earn(schemas.Standard, p.w.cfg.StandardShare)
-		earn(schemas.Batch, p.w.cfg.BatchShare)
+		earn(schemas.Standard, p.w.tuned.Load().StandardShare)
+		earn(schemas.Batch, p.w.tuned.Load().BatchShare)
 	case schemas.Standard:
-		earn(schemas.Batch, p.w.cfg.BatchShare)
+		earn(schemas.Batch, p.w.tuned.Load().BatchShare)
 	}
 }
 

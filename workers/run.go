@@ -13,6 +13,7 @@ import (
 // run is one delivery of a job while this worker holds it.
 type run struct {
 	w        *Worker
+	tuned    *Tunables // as they were when the delivery came
 	msg      jetstream.Msg
 	meta     *jetstream.MsgMetadata
 	class    schemas.Class
@@ -36,10 +37,11 @@ type run struct {
 	answer  *answer // the text so far
 	timings schemas.Timings
 	usage   *schemas.Usage
-	extra   int  // slots taken beyond the first
-	last    bool // it holds the worker's lastChance
-	opened  bool // its opening event is out
-	buried  bool // there is a dead letter, which may be replayed
+	note    string // what was changed of the request
+	extra   int    // slots taken beyond the first
+	last    bool   // it holds the worker's lastChance
+	opened  bool   // its opening event is out
+	buried  bool   // there is a dead letter, which may be replayed
 }
 
 // touch notes that the engine got on.
@@ -47,9 +49,9 @@ func (r *run) touch() { r.progress.Store(int64(time.Since(r.received))) }
 
 // silence returns for how long the engine has been silent and for how long it may be.
 func (r *run) silence(now time.Time) (silent, bound time.Duration) {
-	bound = r.w.cfg.FirstTokenTimeout
+	bound = r.tuned.FirstTokenTimeout
 	if r.decoding.Load() {
-		bound = r.w.cfg.TokenTimeout
+		bound = r.tuned.TokenTimeout
 	}
 	return now.Sub(r.received) - time.Duration(r.progress.Load()), bound
 }

@@ -13,7 +13,7 @@ import (
 
 // handle runs one delivery from beginning to end. It owns the slot that was taken for it.
 func (w *Worker) handle(jobs context.Context, class schemas.Class, msg jetstream.Msg) {
-	r := &run{w: w, msg: msg, class: class, jobs: jobs, received: time.Now(), ended: make(chan struct{})}
+	r := &run{w: w, tuned: w.tuned.Load(), msg: msg, class: class, jobs: jobs, received: time.Now(), ended: make(chan struct{})}
 	defer func() { w.slots.give(1 + r.extra) }()
 	meta, err := msg.Metadata()
 	if err != nil {
@@ -118,7 +118,7 @@ func (w *Worker) blame(e *zerolog.Event, err error) {
 	}
 	switch reason.Code {
 	case schemas.CodeInvalidRequest, schemas.CodeContextLengthExceeded, schemas.CodeContentBlocked:
-		if !w.cfg.LogPrompts {
+		if !w.tuned.Load().LogPrompts {
 			return
 		}
 	}

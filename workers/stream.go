@@ -50,7 +50,7 @@ func (w *Worker) open(r *run) error {
 	if err != nil {
 		return err
 	}
-	r.out = &stream{nc: w.nc, job: r.job.ID, subject: subject, inbox: inbox, coalesce: w.cfg.Coalesce, lapsed: r.lapsed, attempt: r.attempt}
+	r.out = &stream{nc: w.nc, job: r.job.ID, subject: subject, inbox: inbox, coalesce: r.tuned.Coalesce, lapsed: r.lapsed, attempt: r.attempt}
 	return nil
 }
 

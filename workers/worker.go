@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -41,6 +42,7 @@ type Worker struct {
 	model   string
 	engine  Engine
 	cfg     Config
+	tuned   atomic.Pointer[Tunables] // what of cfg can change while the worker runs
 	log     zerolog.Logger
 	metrics *metrics
 	slots   *slots
@@ -82,6 +84,7 @@ func New(js jetstream.JetStream, model string, engine Engine, cfg Config) (*Work
 		running: make(map[string]*run),
 		started: time.Now(),
 	}
+	w.tuned.Store(cfg.tunables())
 	w.leases = newLeases(w)
 	w.groups = newGroups(engine, cfg, m)
 	m.slots.Set(float64(cfg.Slots))
@@ -108,7 +111,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer stopJobs(ErrStopping)
 	unhook := context.AfterFunc(pulling, func() {
 		w.setDraining(true)
-		time.AfterFunc(w.cfg.DrainTimeout, func() { stopJobs(ErrStopping) })
+		time.AfterFunc(w.tuned.Load().DrainTimeout, func() { stopJobs(ErrStopping) })
 	})
 	defer unhook()
 	// What watches over the jobs outlives them.

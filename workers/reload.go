@@ -1,0 +1,48 @@
+package workers
+
+import (
+	"fmt"
+	"time"
+)
+
+// Tunables are what of a [Config] can change while the worker runs. The fields are those of Config:
+// zero asks for the default, and what may be nothing is negative then.
+type Tunables struct {
+	StandardShare, BatchShare       float64
+	DrainTimeout                    time.Duration
+	MaxAttempts                     int
+	FirstTokenTimeout, TokenTimeout time.Duration
+	Coalesce                        time.Duration
+	Limits                          Limits
+	Capabilities                    Capabilities
+	LogPrompts                      bool
+}
+
+// Tune replaces what can change. A job that has been delivered goes on as it was; the next one
+// finds the new values. Values that New would refuse are refused, and change nothing. Safe for
+// concurrent use.
+func (w *Worker) Tune(t Tunables) error {
+	cfg := w.cfg
+	cfg.StandardShare, cfg.BatchShare = t.StandardShare, t.BatchShare
+	cfg.DrainTimeout, cfg.MaxAttempts = t.DrainTimeout, t.MaxAttempts
+	cfg.FirstTokenTimeout, cfg.TokenTimeout, cfg.Coalesce = t.FirstTokenTimeout, t.TokenTimeout, t.Coalesce
+	cfg.Limits, cfg.Capabilities, cfg.LogPrompts = t.Limits, t.Capabilities, t.LogPrompts
+	cfg = cfg.withDefaults(w.model)
+	if err := cfg.validate(w.model); err != nil {
+		return fmt.Errorf("tune worker %s: %w", w.cfg.ID, err)
+	}
+	w.tuned.Store(cfg.tunables())
+	return nil
+}
+
+// Tunables returns what can change, as c has it.
+func (c Config) Tunables() Tunables { return *c.tunables() }
+
+func (c *Config) tunables() *Tunables {
+	return &Tunables{
+		StandardShare: c.StandardShare, BatchShare: c.BatchShare,
+		DrainTimeout: c.DrainTimeout, MaxAttempts: c.MaxAttempts,
+		FirstTokenTimeout: c.FirstTokenTimeout, TokenTimeout: c.TokenTimeout, Coalesce: c.Coalesce,
+		Limits: c.Limits, Capabilities: c.Capabilities, LogPrompts: c.LogPrompts,
+	}
+}
