@@ -21,6 +21,9 @@ type cli struct {
 	out     output
 	started func(app.Running) // tests learn here where up and worker listen
 
+	// terminal is the controlling terminal's name; "" where it does not matter.
+	terminal string
+
 	files, sets []string
 	timeout     time.Duration
 	flags       []app.FlagValue
@@ -28,7 +31,7 @@ type cli struct {
 
 // run runs one command line and returns its exit code.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, environ []string) int {
-	c := &cli{stdin: stdin, environ: environ, out: newOutput(stdout, stderr, environ)}
+	c := &cli{stdin: stdin, environ: environ, out: newOutput(stdout, stderr, environ), terminal: "/dev/tty"}
 	return c.run(ctx, args)
 }
 

@@ -17,9 +17,11 @@ func (c *cli) upCommand() *cobra.Command {
 		Short: "Run everything in one process: broker, Redis, engines, workers",
 		Long: `Runs a NATS server, Redis, a worker for each model and, for each model that is
 given no engine, a simulated one that needs no GPU. The first Ctrl-C drains the
-workers and stops; a second one stops at once.`,
+workers and stops; a second one stops at once. A change of the configuration
+file, or SIGHUP, has it read again.`,
 		Example: `  hxp up
   hxp up --models phi3 --sim-itl 5ms
+  hxp up -c hxp.yaml --engine mixtral=vllm
   hxp up --engine mixtral=http://127.0.0.1:8000 --data /var/lib/hxp`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -30,14 +32,16 @@ workers and stops; a second one stops at once.`,
 			if o.Engines, err = enginesByModel(engines); err != nil {
 				return err
 			}
-			o.Version, o.Stderr, o.Started = versionOf(), c.out.progress, c.started
-			return app.Up(cmd.Context(), cfg, o)
+			ctx, hangup, stop := c.hangups(cmd.Context())
+			defer stop()
+			o.Hangup, o.Version, o.Stderr, o.Started = hangup, versionOf(), c.out.progress, c.started
+			return app.Up(ctx, cfg, o)
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.Data, "data", "", "`folder` for what is stored (default .hxp, or hxp under XDG_STATE_HOME)")
 	f.StringSliceVar(&o.Models, "models", nil, "serve only these `models` (default all that are configured)")
-	f.StringArrayVar(&engines, "engine", nil, "use a running engine, as `model=URL`; repeatable")
+	f.StringArrayVar(&engines, "engine", nil, "the engine of a model, as `model=URL`, model=vllm to start one, or model=sim; repeatable")
 	f.DurationVar(&o.Timing.TTFT, "sim-ttft", o.Timing.TTFT, "time to the first token of simulated engines")
 	f.DurationVar(&o.Timing.ITL, "sim-itl", o.Timing.ITL, "time between tokens of simulated engines")
 	f.BoolVar(&o.RandomPorts, "random-ports", false, "listen on free ports instead of the configured ones")

@@ -29,60 +29,8 @@ type Config struct {
 	Notices []string `config:"-"`
 
 	settings []Setting
-}
-
-// Model is one served model.
-type Model struct {
-	// Port is where the model's engine listens.
-	Port                 int     `config:"port"`
-	MemoryLimitGB        float64 `config:"memory_limit_gb"`
-	CPUCores             int     `config:"cpu_cores"`
-	GPUMemoryUtilization float64 `config:"gpu_memory_utilization"`
-	TensorParallelSize   int     `config:"tensor_parallel_size"`
-	// MaxModelLen is the context window in tokens.
-	MaxModelLen         int     `config:"max_model_len"`
-	TargetLatencyMS     float64 `config:"target_latency_ms"`
-	TargetThroughputRPS float64 `config:"target_throughput_rps"`
-	// ModelPath is the model as the engine loads it.
-	ModelPath string `config:"model_path"`
-	// Engine is the URL of a running engine. By default Port on the local address.
-	Engine string `config:"engine"`
-	// ServedName is the name under which the engine serves the model. By default the engine is asked.
-	ServedName string `config:"served_name"`
-	// APIKey is sent to the engine as a bearer token.
-	APIKey string `config:"api_key,secret"`
-	// Slots is how many sequences run at once; 0 for worker.slots.
-	Slots int `config:"slots"`
-}
-
-// VLLM is what the engines are started with and what requests may ask for.
-type VLLM struct {
-	EngineArgs   EngineArgs   `config:"engine_args"`
-	Sampling     Sampling     `config:"sampling_params"`
-	Optimization Optimization `config:"performance_optimization"`
-}
-
-// EngineArgs are the arguments of vllm serve that all models share.
-type EngineArgs struct {
-	TrustRemoteCode     bool `config:"trust_remote_code"`
-	EnforceEager        bool `config:"enforce_eager"`
-	MaxNumBatchedTokens int  `config:"max_num_batched_tokens"`
-	MaxNumSeqs          int  `config:"max_num_seqs"`
-	EnablePrefixCaching bool `config:"enable_prefix_caching"`
-}
-
-// Sampling bounds what a request may ask for.
-type Sampling struct {
-	TemperatureRange Range    `config:"temperature_range"`
-	TopPRange        Range    `config:"top_p_range"`
-	MaxTokensRange   IntRange `config:"max_tokens_range"`
-}
-
-// Optimization holds the values that a model inherits where it has none of its own.
-type Optimization struct {
-	EnableChunkedPrefill bool    `config:"enable_chunked_prefill"`
-	GPUMemoryUtilization float64 `config:"gpu_memory_utilization"`
-	MaxModelLen          int     `config:"max_model_len"`
+	options  LoadOptions // what Load was told, to do it again
+	files    []string    // what it has read
 }
 
 // Network is where the parts of an installation find each other.
@@ -186,6 +134,9 @@ type Work struct {
 	Coalesce          time.Duration `config:"coalesce"`
 	StandardShare     float64       `config:"standard_share"`
 	BatchShare        float64       `config:"batch_share"`
+	// GroupSize and GroupWait are those of the models that have none of their own.
+	GroupSize int           `config:"group_size"`
+	GroupWait time.Duration `config:"group_wait"`
 }
 
 // Log is what is written to stderr.

@@ -56,8 +56,9 @@ func faultsOf(t *testing.T, o app.LoadOptions, text string) []string {
 	return out
 }
 
+// specModels are the models of the specification, with what the built-in defaults add.
 func specModels() map[string]app.Model {
-	return map[string]app.Model{
+	models := map[string]app.Model{
 		"mixtral": {
 			Port: 11400, MemoryLimitGB: 90, CPUCores: 8, GPUMemoryUtilization: 0.9, TensorParallelSize: 1, MaxModelLen: 32768,
 			TargetLatencyMS: 2000, TargetThroughputRPS: 50, ModelPath: "/opt/models/mixtral-8x7b", Slots: 256,
@@ -75,6 +76,28 @@ func specModels() map[string]app.Model {
 			TargetLatencyMS: 500, TargetThroughputRPS: 60, ModelPath: "/opt/models/phi-3-mini", Slots: 256,
 		},
 	}
+	for name, m := range models {
+		m = inheriting(m)
+		m.Capabilities = app.Capabilities{Chat: true, SystemRole: "native", Conversation: true}
+		switch name {
+		case "mixtral", "phi3":
+			m.Capabilities.SystemRole = "fold"
+		case "hermes":
+			m.Capabilities.Tools, m.ToolCallParser = true, "hermes"
+		}
+		models[name] = m
+	}
+	return models
+}
+
+// inheriting is m with what a model takes from the general settings.
+func inheriting(m app.Model) app.Model {
+	m.Capabilities = app.Capabilities{Chat: true, SystemRole: "native", Tools: true, Conversation: true}
+	m.Sampling = app.Sampling{TemperatureRange: app.Range{0.1, 2}, TopPRange: app.Range{0.1, 1}, MaxTokensRange: app.IntRange{1, 4096}}
+	m.EngineArgs = app.EngineArgs{TrustRemoteCode: true, MaxNumBatchedTokens: 8192, MaxNumSeqs: 256, EnablePrefixCaching: true, EnableChunkedPrefill: true}
+	m.GroupSize, m.GroupWait = 32, 20*time.Millisecond
+	m.StartTimeout, m.FirstTokenTimeout, m.TokenTimeout = 15*time.Minute, time.Minute, 15*time.Second
+	return m
 }
 
 func TestDefaultsServeTheFourModels(t *testing.T) {
@@ -151,9 +174,13 @@ func TestSpecificationLoadsVerbatim(t *testing.T) {
 				t.Errorf("models (-want +got):\n%s", diff)
 			}
 			wantVLLM := app.VLLM{
-				EngineArgs:   app.EngineArgs{TrustRemoteCode: true, MaxNumBatchedTokens: 8192, MaxNumSeqs: 256, EnablePrefixCaching: true},
+				EngineArgs:   app.EngineArgs{TrustRemoteCode: true, MaxNumBatchedTokens: 8192, MaxNumSeqs: 256, EnablePrefixCaching: true, EnableChunkedPrefill: true},
 				Sampling:     app.Sampling{TemperatureRange: app.Range{0.1, 2}, TopPRange: app.Range{0.1, 1}, MaxTokensRange: app.IntRange{1, 4096}},
 				Optimization: app.Optimization{EnableChunkedPrefill: true, GPUMemoryUtilization: 0.9, MaxModelLen: 32768},
+				Server: app.Server{
+					Command: []string{"vllm"}, StartTimeout: 15 * time.Minute, StallTimeout: time.Minute, StopTimeout: 30 * time.Second,
+					RestartDelay: time.Second, MaxRestartDelay: time.Minute,
+				},
 			}
 			if diff := cmp.Diff(wantVLLM, cfg.VLLM); diff != "" {
 				t.Errorf("vllm_integration (-want +got):\n%s", diff)
@@ -187,7 +214,8 @@ ai_model_services:
   mixtral:
 vllm_integration: {engine_args: {max_num_seqs: 32}}
 `)}})
-	want := app.Model{Port: 11404, GPUMemoryUtilization: 0.9, TensorParallelSize: 1, MaxModelLen: 32768, Slots: 32}
+	want := inheriting(app.Model{Port: 11404, GPUMemoryUtilization: 0.9, TensorParallelSize: 1, MaxModelLen: 32768, Slots: 32})
+	want.EngineArgs.MaxNumSeqs = 32
 	if diff := cmp.Diff(want, cfg.Models["falcon"]); diff != "" {
 		t.Errorf("falcon (-want +got):\n%s", diff)
 	}

@@ -12,6 +12,7 @@ import (
 var (
 	durationType = reflect.TypeFor[time.Duration]()
 	bytesType    = reflect.TypeFor[Bytes]()
+	anyType      = reflect.TypeFor[any]()
 )
 
 // decoder moves nested maps into a Config and collects every fault on the way.
@@ -36,6 +37,8 @@ func (d decoder) into(path string, raw any, dst reflect.Value) {
 		d.table(path, raw, dst)
 	case dst.Kind() == reflect.Array:
 		d.pair(path, raw, dst)
+	case dst.Kind() == reflect.Slice:
+		d.list(path, raw, dst)
 	default:
 		d.scalar(path, raw, dst)
 	}
@@ -59,6 +62,10 @@ func (d decoder) section(path string, raw any, dst reflect.Value) {
 			continue
 		}
 		if d.removed(at, name, m[name]) {
+			continue
+		}
+		if i, ok := extraField(dst.Type()); ok {
+			d.engineArg(at, name, m[name], dst.Field(i))
 			continue
 		}
 		d.faults.add(at, "is not a setting%s", didYouMean(at))
@@ -90,6 +97,22 @@ func (d decoder) pair(path string, raw any, dst reflect.Value) {
 		return
 	}
 	for i, x := range list {
+		d.scalar(path, x, dst.Index(i))
+	}
+}
+
+// list takes a list of text, or one text for a list of one.
+func (d decoder) list(path string, raw any, dst reflect.Value) {
+	items, ok := raw.([]any)
+	if s, isText := raw.(string); isText {
+		items, ok = []any{s}, true
+	}
+	if !ok {
+		d.faults.add(path, "%s; want a list of text", describe(raw))
+		return
+	}
+	dst.Set(reflect.MakeSlice(dst.Type(), len(items), len(items)))
+	for i, x := range items {
 		d.scalar(path, x, dst.Index(i))
 	}
 }

@@ -92,7 +92,10 @@ func (l *loader) flags(flags []FlagValue) error {
 		if !ok {
 			l.sources[f.Path] = Source{Layer: "flag", Name: f.Flag}
 			// A model that no file declares may be declared by flags: its path is that of any other model.
-			if kind, ok = types[generic(f.Path)]; !ok {
+			if kind, ok = types[generic(f.Path)]; !ok && isEngineArg(f.Path) {
+				kind, ok = anyType, true
+			}
+			if !ok {
 				l.faults.add(f.Path, "is not a setting%s", didYouMean(f.Path))
 				continue
 			}
@@ -117,7 +120,7 @@ func secret(path string) bool { return path == "nats.password" || strings.HasSuf
 // generic puts [anyName] in the place of a model's name.
 func generic(path string) string {
 	parts := strings.Split(path, ".")
-	if len(parts) == 3 && parts[0] == "ai_model_services" {
+	if len(parts) > 2 && parts[0] == modelsPath {
 		parts[1] = anyName
 	}
 	return strings.Join(parts, ".")
@@ -154,6 +157,14 @@ func fromText(t reflect.Type, s string) any {
 	switch {
 	case t == durationType || t == bytesType:
 		return s
+	case t == anyType:
+		return anyFromText(s)
+	case t.Kind() == reflect.Slice:
+		var list []any
+		for _, part := range strings.Fields(s) {
+			list = append(list, part)
+		}
+		return list
 	case t.Kind() == reflect.Bool:
 		if b, err := strconv.ParseBool(s); err == nil {
 			return b

@@ -50,16 +50,18 @@ func serve(l net.Listener, h http.Handler, failed func(error)) (stop func() erro
 type readiness struct {
 	OK      bool                                `json:"ok"`
 	Workers map[string]map[string]workers.Check `json:"workers"`
+	// Config says what came of the last reload. It does not count for OK.
+	Config workers.Check `json:"config"`
 }
 
 // monitor serves health and metrics of every worker in the process.
-func monitor(all []*workers.Worker, reg *prometheus.Registry) http.Handler {
+func monitor(all []*workers.Worker, reg *prometheus.Registry, reloads *reloader) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", func(rw http.ResponseWriter, _ *http.Request) {
 		reply(rw, http.StatusOK, map[string]bool{"ok": true})
 	})
 	mux.HandleFunc("GET /readyz", func(rw http.ResponseWriter, _ *http.Request) {
-		r := readiness{OK: true, Workers: map[string]map[string]workers.Check{}}
+		r := readiness{OK: true, Workers: map[string]map[string]workers.Check{}, Config: reloads.check()}
 		for _, w := range all {
 			ok, checks := w.Ready()
 			r.OK = r.OK && ok

@@ -68,6 +68,7 @@ func Load(o LoadOptions) (*Config, error) {
 	}
 	cfg.Notices = append(l.notices, unusedNotices(cfg)...)
 	cfg.settings = listSettings(cfg, l.sources)
+	cfg.options, cfg.files = o, l.read
 	return cfg, nil
 }
 
@@ -77,6 +78,7 @@ type loader struct {
 	faults  faults
 	notices []string
 	extra   map[string]any // what inherit adds, by path
+	read    []string       // the files
 }
 
 // layer is one layer's nested values, as koanf takes them.
@@ -115,6 +117,7 @@ func (l *loader) files(names []string, env map[string]string) error {
 		if err != nil {
 			return fmt.Errorf("configuration: %w", err)
 		}
+		l.read = append(l.read, name)
 		doc, err := parseYAML(name, data)
 		if err != nil {
 			return err
@@ -154,64 +157,9 @@ func readBounded(name string) ([]byte, error) {
 	return os.ReadFile(name)
 }
 
-// inherited are the settings that take another's value where they have none.
-var inheritedByModel = []struct{ name, from string }{
-	{"gpu_memory_utilization", "vllm_integration.performance_optimization.gpu_memory_utilization"},
-	{"max_model_len", "vllm_integration.performance_optimization.max_model_len"},
-	{"slots", "worker.slots"},
-}
-
-// inherit fills what a model, or the worker block, takes from a more general setting.
-func (l *loader) inherit() {
-	l.extra = map[string]any{}
-	fill := func(path, from string) {
-		v := l.k.Get(from)
-		if x, ok := l.extra[from]; ok {
-			v = x
-		}
-		if l.k.Get(path) == nil && v != nil {
-			l.extra[path] = v
-			l.sources[path] = Source{Layer: "inherited", Name: from}
-		}
-	}
-	fill("worker.slots", "vllm_integration.engine_args.max_num_seqs")
-	for name, block := range l.modelBlocks() {
-		if _, ok := block.(map[string]any); !ok {
-			continue
-		}
-		for _, in := range inheritedByModel {
-			fill("ai_model_services."+name+"."+in.name, in.from)
-		}
-		if path := "ai_model_services." + name + ".tensor_parallel_size"; l.k.Get(path) == nil {
-			l.extra[path] = int64(1)
-		}
-	}
-}
-
 func (l *loader) modelBlocks() map[string]any {
 	blocks, _ := l.k.Raw()["ai_model_services"].(map[string]any)
 	return blocks
-}
-
-// raw returns the merged values with what was inherited.
-func (l *loader) raw() map[string]any {
-	out := l.k.Raw()
-	for path, v := range l.extra {
-		m := out
-		parts := strings.Split(path, ".")
-		for _, p := range parts[:len(parts)-1] {
-			next, ok := m[p].(map[string]any)
-			if !ok {
-				m = nil // the block is of a wrong type, which decoding reports
-				break
-			}
-			m = next
-		}
-		if m != nil {
-			m[parts[len(parts)-1]] = v
-		}
-	}
-	return out
 }
 
 // prune drops empty values, which leave a setting as it is. An empty block of a model stays: it

@@ -6,7 +6,7 @@ import (
 )
 
 // removedSettings are what vLLM does not understand, or no longer, with what has become of it. They are accepted
-// anywhere under vllm_integration, reported once and never passed on: vllm serve refuses to start
+// anywhere under vllm_integration and in the engine_args of a model, reported once and never passed on: vllm serve refuses to start
 // with an argument that it does not know.
 var removedSettings = map[string]string{
 	"use_v2_block_manager":    "vLLM has had no other block manager since 0.6.4, and no such setting since 0.8 (vllm#8704, #13492)",
@@ -20,7 +20,7 @@ var removedSettings = map[string]string{
 // removed handles a setting that vLLM no longer has, and reports whether name is one.
 func (d decoder) removed(path, name string, raw any) bool {
 	why, ok := removedSettings[name]
-	if !ok || !strings.HasPrefix(path, "vllm_integration.") {
+	if !ok || !strings.HasPrefix(path, "vllm_integration.") && !isEngineArg(path) {
 		return false
 	}
 	switch v := raw.(type) {

@@ -53,9 +53,7 @@ func (u *up) report(took time.Duration, waiting []string) {
 }
 
 // simulates reports whether the engine of a model is one that up has started.
-func (u *up) simulates(model string) bool {
-	return u.o.Engines[model] == "" && u.cfg.Models[model].Engine == ""
-}
+func (u *up) simulates(model string) bool { return u.engines[model] == EngineSim }
 
 func prefixed(prefix string, lines []string) []string {
 	out := make([]string, len(lines))

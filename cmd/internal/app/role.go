@@ -2,9 +2,9 @@ package app
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -13,21 +13,11 @@ import (
 
 	"github.com/hxp-enterprise/hxp/internal/queue"
 	"github.com/hxp-enterprise/hxp/workers"
-	"github.com/hxp-enterprise/hxp/workers/vllm"
 )
-
-// engineURL is where the engine of a model is.
-func (c *Config) engineURL(model string) string {
-	m := c.Models[model]
-	if m.Engine != "" {
-		return m.Engine
-	}
-	return fmt.Sprintf("http://%s:%d", c.Network.Internal.Localhost, m.Port)
-}
 
 // limits are the bounds on requests for a model.
 func (c *Config) limits(model string) workers.Limits {
-	s := c.VLLM.Sampling
+	s := c.Models[model].Sampling
 	return workers.Limits{
 		MaxModelLen: c.Models[model].MaxModelLen,
 		Temperature: s.TemperatureRange, TopP: s.TopPRange, MaxTokens: s.MaxTokensRange,
@@ -37,14 +27,23 @@ func (c *Config) limits(model string) workers.Limits {
 // workerConfig is how the worker of a model works. For package workers zero asks for a default,
 // and what is meant to be nothing is negative.
 func (c *Config) workerConfig(model, id string, log zerolog.Logger, reg *prometheus.Registry, lease *nats.Conn) workers.Config {
-	w := c.Worker
+	w, m := c.Worker, c.Models[model]
 	return workers.Config{
-		ID: id, Slots: c.Models[model].Slots,
-		DrainTimeout: none(w.DrainTimeout), FirstTokenTimeout: w.FirstTokenTimeout, TokenTimeout: w.TokenTimeout,
+		ID: id, Slots: m.Slots,
+		DrainTimeout: none(w.DrainTimeout), FirstTokenTimeout: m.FirstTokenTimeout, TokenTimeout: m.TokenTimeout,
 		MaxAttempts: w.Attempts, Coalesce: none(w.Coalesce), StandardShare: none(w.StandardShare), BatchShare: none(w.BatchShare),
-		Limits: c.limits(model), LogPrompts: c.Log.Prompts, Logger: log, Registry: reg, LeaseConn: lease,
+		Limits: c.limits(model), Capabilities: m.Capabilities.config(), LogPrompts: c.Log.Prompts, Logger: log, Registry: reg, LeaseConn: lease,
 		Heartbeat: min(3*time.Second, c.Queue.WorkerTTL/3), MaxBodyBytes: int(c.Queue.MaxBodyBytes),
 	}
+}
+
+// tunables are what of it can change while the worker runs.
+func (c *Config) tunables(model string) workers.Tunables {
+	return c.workerConfig(model, "", zerolog.Nop(), nil, nil).Tunables()
+}
+
+func (c Capabilities) config() workers.Capabilities {
+	return workers.Capabilities{NoChat: !c.Chat, NoTools: !c.Tools, NoConversation: !c.Conversation, SystemRole: workers.SystemRole(c.SystemRole)}
 }
 
 func none[T time.Duration | float64](v T) T {
@@ -54,39 +53,55 @@ func none[T time.Duration | float64](v T) T {
 	return v
 }
 
-// logger writes lines for people to a terminal or a file.
-func logger(cfg *Config, w io.Writer) zerolog.Logger {
-	level, err := zerolog.ParseLevel(cfg.Log.Level)
+// logLevel is the level of a log. It can change while the log is in use.
+type logLevel struct{ at atomic.Int32 }
+
+// set takes a level by its name. validate has refused what is none.
+func (l *logLevel) set(name string) {
+	level, err := zerolog.ParseLevel(name)
 	if err != nil {
-		level = zerolog.InfoLevel // validate has refused any other
+		level = zerolog.InfoLevel
 	}
+	l.at.Store(int32(level))
+}
+
+// Sample implements [zerolog.Sampler]: a line below the level is not even begun.
+func (l *logLevel) Sample(line zerolog.Level) bool { return int32(line) >= l.at.Load() }
+
+// logger writes lines for people to a terminal or a file.
+func logger(cfg *Config, w io.Writer) (zerolog.Logger, *logLevel) {
+	level := &logLevel{}
+	level.set(cfg.Log.Level)
 	console := zerolog.ConsoleWriter{Out: w, NoColor: true, TimeFormat: time.TimeOnly}
-	return zerolog.New(console).Level(level).With().Timestamp().Logger()
+	return zerolog.New(console).Level(zerolog.TraceLevel).Sample(level).With().Timestamp().Logger(), level
 }
 
 // crew is the workers of a process and the janitor they share. They start together and drain together.
 type crew struct {
-	workers []*workers.Worker
+	models  []string
+	workers []*workers.Worker // of each model
+	engines []workers.Engine  // of each model
 	janitor *workers.Janitor
-	engines []*vllm.Engine
 	cancel  context.CancelFunc
 	running sync.WaitGroup
 	mu      sync.Mutex
 	errs    []error
 }
 
-// hire makes the worker of a model on its engine.
-func (c *crew) hire(conn *Connection, cfg *Config, model, url string, wc workers.Config) error {
-	m := cfg.Models[model]
-	engine, err := vllm.New(url, vllm.Config{Model: m.ServedName, APIKey: m.APIKey})
+// hire makes the worker of a model on its engine, which h runs if it is the process's own.
+func (c *crew) hire(conn *Connection, cfg *Config, model, where string, h *house, p process, wc workers.Config) error {
+	engine, run, err := cfg.newEngine(model, where, p)
 	if err != nil {
-		return fmt.Errorf("engine of %s: %w", model, err)
+		return err
 	}
 	w, err := workers.New(conn.JS, model, engine, wc)
 	if err != nil {
 		return err
 	}
-	c.workers, c.engines = append(c.workers, w), append(c.engines, engine)
+	c.models, c.workers, c.engines = append(c.models, model), append(c.workers, w), append(c.engines, engine)
+	if run != nil {
+		h.run(model, "engine", run)
+	}
 	return nil
 }
 
@@ -110,7 +125,9 @@ func (c *crew) stop() error {
 	c.cancel()
 	c.running.Wait()
 	for _, e := range c.engines {
-		c.note(e.Close())
+		if open, ok := e.(io.Closer); ok {
+			c.note(open.Close())
+		}
 	}
 	return joined(c.errs)
 }

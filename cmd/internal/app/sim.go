@@ -1,9 +1,11 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"time"
 
 	"github.com/hxp-enterprise/hxp/internal/vllmsim"
@@ -27,8 +29,35 @@ func (c *Config) simConfig(model string, t Timing) vllmsim.Config {
 	if m.ServedName != "" {
 		name = m.ServedName
 	}
-	return vllmsim.Config{Model: name, MaxModelLen: m.MaxModelLen, MaxNumSeqs: c.VLLM.EngineArgs.MaxNumSeqs, TTFT: t.TTFT, ITL: t.ITL}
+	return vllmsim.Config{
+		Model: name, MaxModelLen: m.MaxModelLen, MaxNumSeqs: m.EngineArgs.MaxNumSeqs,
+		Priority: m.Priority || m.SchedulingPolicy == "priority", TTFT: t.TTFT, ITL: t.ITL,
+	}
 }
+
+// simulation is a simulated engine and where it listens.
+type simulation struct {
+	sim *vllmsim.Sim
+	l   net.Listener
+}
+
+// newSimulation listens at address for the simulated engine of a model.
+func (c *Config) newSimulation(ctx context.Context, model, address string, t Timing) (*simulation, error) {
+	sim, err := vllmsim.New(c.simConfig(model, t))
+	if err != nil {
+		return nil, err
+	}
+	l, err := listen(ctx, address, modelsPath+"."+model+".port")
+	if err != nil {
+		return nil, err
+	}
+	return &simulation{sim, l}, nil
+}
+
+// Run implements runner.
+func (s *simulation) Run(ctx context.Context) error { return s.sim.Run(ctx, s.l) }
+
+func (s *simulation) url() string { return "http://" + s.l.Addr().String() }
 
 // SimOptions are what [Sim] is told beside the configuration.
 type SimOptions struct {
@@ -46,27 +75,19 @@ type SimOptions struct {
 
 // Sim runs the simulated engine of one model until ctx ends.
 func Sim(ctx context.Context, cfg *Config, o SimOptions) error {
-	m, ok := cfg.Models[o.Model]
-	if !ok {
+	if _, ok := cfg.Models[o.Model]; !ok {
 		return UnknownModel(cfg, o.Model)
 	}
-	sim, err := vllmsim.New(cfg.simConfig(o.Model, o.Timing))
+	sim, err := cfg.newSimulation(ctx, o.Model, cmp.Or(o.Listen, cfg.engineAddress(o.Model)), o.Timing)
 	if err != nil {
 		return fmt.Errorf("simulated engine of %s: %w", o.Model, err)
 	}
-	if o.Listen == "" {
-		o.Listen = fmt.Sprintf("%s:%d", cfg.Network.Internal.Localhost, m.Port)
-	}
-	l, err := listen(ctx, o.Listen, "ai_model_services."+o.Model+".port")
-	if err != nil {
-		return err
-	}
 	p := printer{o.Stderr}
-	p.printf("simulated engine of %s on http://%s: its text means nothing\n", o.Model, l.Addr())
+	p.printf("simulated engine of %s on %s: its text means nothing\n", o.Model, sim.url())
 	if o.Started != nil {
-		o.Started(l.Addr().String())
+		o.Started(sim.l.Addr().String())
 	}
-	if err := sim.Run(ctx, l); err != nil {
+	if err := sim.Run(ctx); err != nil {
 		return fmt.Errorf("simulated engine of %s: %w", o.Model, err)
 	}
 	return nil

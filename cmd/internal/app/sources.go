@@ -61,6 +61,11 @@ func walk(v reflect.Value, path, option string, leaf func(path, option string, v
 		for _, f := range fieldsOf(v.Type()) {
 			walk(v.Field(f.index), join(path, f.name), f.option, leaf)
 		}
+		if i, ok := extraField(v.Type()); ok {
+			for _, k := range v.Field(i).MapKeys() {
+				leaf(join(path, k.String()), "", v.Field(i).MapIndex(k))
+			}
+		}
 	case reflect.Map:
 		for _, k := range v.MapKeys() {
 			walk(v.MapIndex(k), join(path, k.String()), "", leaf)
@@ -120,6 +125,16 @@ func fieldsOf(t reflect.Type) []field {
 		}
 	}
 	return out
+}
+
+// extraField is the field that takes the settings which have none of their own.
+func extraField(t reflect.Type) (int, bool) {
+	for i := range t.NumField() {
+		if t.Field(i).Tag.Get("config") == ",extra" {
+			return i, true
+		}
+	}
+	return 0, false
 }
 
 func join(path, name string) string {

@@ -7,9 +7,9 @@ import (
 	"io"
 	"maps"
 	"net"
+	"os"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -17,7 +17,6 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/hxp-enterprise/hxp/internal/embedded"
-	"github.com/hxp-enterprise/hxp/internal/vllmsim"
 	"github.com/hxp-enterprise/hxp/workers"
 )
 
@@ -27,8 +26,8 @@ type UpOptions struct {
 	Data string
 	// Models are the models to serve; all that are configured by default.
 	Models []string
-	// Engines are URLs of running engines by model. A model without one, and without an engine in
-	// the configuration, is simulated.
+	// Engines are URLs of running engines, [EngineVLLM] or [EngineSim], by model. A model without one,
+	// and without an engine in the configuration, is simulated.
 	Engines map[string]string
 	// Timing is how fast simulated engines are.
 	Timing Timing
@@ -36,6 +35,8 @@ type UpOptions struct {
 	RandomPorts bool
 	// InMemoryRedis starts no redis-server even if there is one.
 	InMemoryRedis bool
+	// Hangup asks for the configuration to be read again. A change of its files does so by itself.
+	Hangup <-chan os.Signal
 	// Version is shown to people.
 	Version string
 	// Stderr receives progress and the log.
@@ -54,14 +55,18 @@ type up struct {
 	p       printer
 	log     zerolog.Logger
 	fail    context.CancelCauseFunc
+	level   *logLevel
 	models  []string
+	engines map[string]string // a URL, vllm or sim, by model
 	started stops
 
 	broker   *embedded.NATS
 	redis    *embedded.Redis
 	conn     *Connection
 	leases   *Connection
+	house    *house
 	crew     crew
+	reloads  *reloader
 	http     net.Listener
 	warnings []string
 	running  Running
@@ -73,7 +78,8 @@ func Up(ctx context.Context, cfg *Config, o UpOptions) (err error) {
 	began := time.Now()
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
-	u := &up{cfg: cfg, o: o, p: printer{o.Stderr}, log: logger(cfg, o.Stderr), fail: fail}
+	u := &up{cfg: cfg, o: o, p: printer{o.Stderr}, fail: fail}
+	u.log, u.level = logger(cfg, o.Stderr)
 	defer func() { err = errors.Join(err, u.started.run()) }()
 	if err := u.choose(); err != nil {
 		return err
@@ -126,12 +132,13 @@ func (u *up) choose() error {
 		}
 	}
 	u.running = Running{Engines: map[string]string{}, Workers: map[string]string{}}
+	u.engines = map[string]string{}
 	for _, m := range u.models {
-		if url := u.o.Engines[m]; url != "" {
-			u.running.Engines[m] = url
-		} else if url := u.cfg.Models[m].Engine; url != "" {
-			u.running.Engines[m] = url
+		where, err := u.cfg.engineOf(m, u.o.Engines[m], EngineSim)
+		if err != nil {
+			return err
 		}
+		u.engines[m] = where
 	}
 	if u.o.Data == "" {
 		u.o.Data = DataDir(u.cfg)
@@ -210,30 +217,21 @@ func (u *up) setUpQueue(ctx context.Context) error {
 	return err
 }
 
-// startEngines starts a simulated engine for every model that has no other.
+// startEngines starts the engines that are simulated.
 func (u *up) startEngines(ctx context.Context) error {
-	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	var sims sync.WaitGroup
-	u.started.push(func() error { cancel(); sims.Wait(); return nil })
+	u.house = newHouse(ctx, func(err error) { u.fail(err) })
+	u.started.push(u.house.stop)
 	for _, m := range u.models {
-		if u.running.Engines[m] != "" {
+		if !u.simulates(m) {
 			continue
 		}
-		sim, err := vllmsim.New(u.cfg.simConfig(m, u.o.Timing))
-		if err != nil {
-			return fmt.Errorf("simulated engine of %s: %w", m, err)
-		}
-		address := u.address(fmt.Sprintf("%s:%d", u.cfg.Network.Internal.Localhost, u.cfg.Models[m].Port))
-		l, err := listen(ctx, address, "ai_model_services."+m+".port")
+		address := u.address(u.cfg.engineAddress(m))
+		sim, err := u.cfg.newSimulation(ctx, m, address, u.o.Timing)
 		if err != nil {
 			return fmt.Errorf("simulated engine of %s: %w; if an engine is running there: --engine %s=http://%s", m, err, m, address)
 		}
-		u.running.Engines[m] = "http://" + l.Addr().String()
-		sims.Go(func() {
-			if err := sim.Run(life, l); err != nil {
-				u.fail(fmt.Errorf("simulated engine of %s: %w", m, err))
-			}
-		})
+		u.running.Engines[m] = sim.url()
+		u.house.run(m, "simulated engine", sim)
 	}
 	return nil
 }
@@ -243,9 +241,14 @@ func (u *up) startMonitor(ctx context.Context) error {
 	reg := prometheus.NewRegistry()
 	for _, m := range u.models {
 		wc := u.cfg.workerConfig(m, "", u.log, reg, u.leases.NC)
-		if err := u.crew.hire(u.conn, u.cfg, m, u.running.Engines[m], wc); err != nil {
+		where := u.engines[m]
+		if where == EngineSim {
+			where = u.running.Engines[m]
+		}
+		if err := u.crew.hire(u.conn, u.cfg, m, where, u.house, process{u.log, reg, u.o.Stderr}, wc); err != nil {
 			return err
 		}
+		u.running.Engines[m] = u.crew.engines[len(u.crew.engines)-1].String()
 		u.running.Workers[m] = u.crew.workers[len(u.crew.workers)-1].ID()
 	}
 	if err := u.crew.hireJanitor(u.conn, u.log, reg); err != nil {
@@ -257,7 +260,8 @@ func (u *up) startMonitor(ctx context.Context) error {
 	}
 	u.http = l
 	u.running.HTTP = l.Addr().String()
-	u.started.push(serve(l, monitor(u.crew.workers, reg), u.fail))
+	u.reloads = newReloader(u.cfg, &u.crew, u.house, u.level, len(u.o.Models) == 0, u.p, reg)
+	u.started.push(serve(l, monitor(u.crew.workers, reg, u.reloads), u.fail))
 	return nil
 }
 
@@ -271,6 +275,7 @@ func (u *up) startWorkers(ctx context.Context) error {
 		}
 	})
 	u.started.push(u.crew.stop)
+	u.started.push(u.reloads.start(ctx, u.o.Hangup))
 	return nil
 }
 

@@ -38,47 +38,6 @@ func validate(c *Config, f *faults) {
 	ports.listen("http.listen", c.HTTP.Listen)
 }
 
-func validateModels(c *Config, f *faults, ports *ports) {
-	if len(c.Models) == 0 {
-		f.add("ai_model_services", "declares no model; want at least one")
-	}
-	for _, name := range c.ModelNames() {
-		m, path := c.Models[name], "ai_model_services."+name
-		if err := schemas.CheckToken(name); err != nil {
-			f.add(path, "the model's name %v", err)
-			continue
-		}
-		if m.Port != 0 || m.Engine == "" {
-			if between(f, path+".port", m.Port, 1, 65535) {
-				ports.take(path+".port", c.Network.Internal.Localhost, m.Port)
-			}
-		}
-		atLeast(f, path+".memory_limit_gb", m.MemoryLimitGB, 0)
-		atLeast(f, path+".cpu_cores", m.CPUCores, 0)
-		fraction(f, path+".gpu_memory_utilization", m.GPUMemoryUtilization)
-		between(f, path+".tensor_parallel_size", m.TensorParallelSize, 1, 1024)
-		between(f, path+".max_model_len", m.MaxModelLen, 1, 1<<24)
-		atLeast(f, path+".target_latency_ms", m.TargetLatencyMS, 0)
-		atLeast(f, path+".target_throughput_rps", m.TargetThroughputRPS, 0)
-		between(f, path+".slots", m.Slots, 1, 65536)
-		if m.Engine != "" {
-			checkURL(f, path+".engine", m.Engine, "http", "https", "unix")
-		}
-	}
-}
-
-func validateVLLM(v VLLM, f *faults) {
-	const args, sampling, perf = "vllm_integration.engine_args", "vllm_integration.sampling_params", "vllm_integration.performance_optimization"
-	if between(f, args+".max_num_seqs", v.EngineArgs.MaxNumSeqs, 1, 65536) && v.EngineArgs.MaxNumBatchedTokens < v.EngineArgs.MaxNumSeqs {
-		f.add(args+".max_num_batched_tokens", "%d is below max_num_seqs, %d", v.EngineArgs.MaxNumBatchedTokens, v.EngineArgs.MaxNumSeqs)
-	}
-	bounds(f, sampling+".temperature_range", v.Sampling.TemperatureRange, 0, 2)
-	bounds(f, sampling+".top_p_range", v.Sampling.TopPRange, 0, 1)
-	bounds(f, sampling+".max_tokens_range", v.Sampling.MaxTokensRange, 1, 1<<24)
-	fraction(f, perf+".gpu_memory_utilization", v.Optimization.GPUMemoryUtilization)
-	between(f, perf+".max_model_len", v.Optimization.MaxModelLen, 1, 1<<24)
-}
-
 func validateNATS(n NATS, f *faults, ports *ports) {
 	for part := range strings.SplitSeq(n.URL, ",") {
 		checkURL(f, "nats.url", strings.TrimSpace(part), "nats", "tls", "ws", "wss")
@@ -126,6 +85,7 @@ func validateWork(w Work, f *faults) {
 	between(f, "worker.coalesce", w.Coalesce, 0, time.Second)
 	between(f, "worker.standard_share", w.StandardShare, 0, 0.5)
 	between(f, "worker.batch_share", w.BatchShare, 0, 0.5)
+	validateGroup(f, "worker", w.GroupSize, w.GroupWait)
 }
 
 // ModelNames lists the models, by port and then by name: the order of the specification.

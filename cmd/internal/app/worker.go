@@ -17,10 +17,12 @@ import (
 type WorkerOptions struct {
 	// Model is the model to serve.
 	Model string
-	// Engine overrides where its engine is.
+	// Engine overrides what its engine is: a URL, [EngineVLLM] or [EngineSim].
 	Engine string
 	// ID names the worker. By default the model and a random suffix.
 	ID string
+	// Hangup asks for the configuration to be read again. A change of its files does so by itself.
+	Hangup <-chan os.Signal
 	// Stderr receives progress and the log.
 	Stderr io.Writer
 	// Started is told once the worker runs and its health can be asked for.
@@ -51,7 +53,11 @@ func Worker(ctx context.Context, cfg *Config, o WorkerOptions) (err error) {
 	var started stops
 	defer func() { err = errors.Join(err, started.run()) }()
 
-	log := logger(cfg, o.Stderr)
+	where, err := cfg.engineOf(o.Model, o.Engine, "http://"+cfg.engineAddress(o.Model))
+	if err != nil {
+		return err
+	}
+	log, level := logger(cfg, o.Stderr)
 	denied := func(err error) { log.Error().Err(err).Msg("the server forbids something that the worker needs") }
 	conn, err := Connect(ctx, cfg, "hxp worker "+o.Model, denied)
 	if err != nil {
@@ -73,24 +79,32 @@ func Worker(ctx context.Context, cfg *Config, o WorkerOptions) (err error) {
 		return err
 	}
 	var c crew
-	url := o.Engine
-	if url == "" {
-		url = cfg.engineURL(o.Model)
+	h := newHouse(ctx, func(err error) { fail(err) })
+	started.push(h.stop)
+	if where == EngineSim {
+		sim, err := cfg.newSimulation(ctx, o.Model, cfg.engineAddress(o.Model), DefaultTiming())
+		if err != nil {
+			return errors.Join(fmt.Errorf("simulated engine of %s: %w", o.Model, err), l.Close())
+		}
+		where = sim.url()
+		h.run(o.Model, "simulated engine", sim)
 	}
 	reg := prometheus.NewRegistry()
-	err = c.hire(conn, cfg, o.Model, url, cfg.workerConfig(o.Model, o.ID, log, reg, leases.NC))
+	err = c.hire(conn, cfg, o.Model, where, h, process{log, reg, o.Stderr}, cfg.workerConfig(o.Model, o.ID, log, reg, leases.NC))
 	if err == nil {
 		err = c.hireJanitor(conn, log, reg)
 	}
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
-	started.push(serve(l, monitor(c.workers, reg), fail))
 	p := printer{o.Stderr}
+	reloads := newReloader(cfg, &c, h, level, false, p, reg)
+	started.push(serve(l, monitor(c.workers, reg, reloads), fail))
 	p.notes("notice", cfg.Notices)
 	p.notes("warning", warnings)
 	c.start(ctx, func(_ *workers.Worker, err error) { fail(errOr(err, errEnded)) })
 	started.push(c.stop)
+	started.push(reloads.start(ctx, o.Hangup))
 	w := c.workers[0]
 	p.printf("worker %s: model %s, engine %s, queue %s, health http://%s/readyz\n", w.ID(), o.Model, c.engines[0], maskURL(cfg.NATS.URL), l.Addr())
 	if o.Started != nil {
