@@ -95,6 +95,7 @@ func inheriting(m app.Model) app.Model {
 	m.Capabilities = app.Capabilities{Chat: true, SystemRole: "native", Tools: true, Conversation: true}
 	m.Sampling = app.Sampling{TemperatureRange: app.Range{0.1, 2}, TopPRange: app.Range{0.1, 1}, MaxTokensRange: app.IntRange{1, 4096}}
 	m.EngineArgs = app.EngineArgs{TrustRemoteCode: true, MaxNumBatchedTokens: 8192, MaxNumSeqs: 256, EnablePrefixCaching: true, EnableChunkedPrefill: true}
+	m.Reserved.FromBatch, m.Fallback.After = m.Slots/8, 30*time.Second
 	m.GroupSize, m.GroupWait = 32, 20*time.Millisecond
 	m.StartTimeout, m.FirstTokenTimeout, m.TokenTimeout = 15*time.Minute, time.Minute, 15*time.Second
 	return m

@@ -10,8 +10,10 @@ import (
 // change is a setting that two configurations have different values of.
 type change struct {
 	path string
-	// from is the setting that it was inherited from in the newer one, or path itself.
+	// from is the setting that it was inherited or derived from in the newer one, or path itself.
 	from string
+	// derived marks a value that was worked out from another setting, and holds as long as that does.
+	derived bool
 }
 
 // reloadable are the settings that a running worker takes over, with [anyName] for a model. A block
@@ -76,8 +78,8 @@ func (c *Config) changes(next *Config) []change {
 			continue // the model says it for all that is in it
 		}
 		ch := change{path: path, from: path}
-		for s := sources[path]; s.Layer == "inherited"; s = sources[ch.from] {
-			ch.from = s.Name
+		for s := sources[path]; s.Layer == "inherited" || s.Layer == "derived"; s = sources[ch.from] {
+			ch.from, ch.derived = s.Name, ch.derived || s.Layer == "derived"
 		}
 		out = append(out, ch)
 	}

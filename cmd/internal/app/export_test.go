@@ -22,3 +22,26 @@ func DiagnoseParts(ctx context.Context, cfg *Config, c *Connection) []Finding {
 
 // Older is older.
 func Older(version, least string) bool { return older(version, least) }
+
+// ServeArgs, ServerConfig, Covers and TargetLatency are what a model's worker is started with.
+func ServeArgs(c *Config, model string) serveArgs       { return c.serveArgs(model) }
+func ServerConfig(c *Config, model string) serverConfig { return c.serverConfig(model) }
+func Covers(c *Config, model string) []cover            { return c.covers(model) }
+func TargetLatency(c *Config, model string) time.Duration {
+	return c.targetLatency(model)
+}
+
+// FileWatcher tells when files have changed.
+type FileWatcher struct{ *watcher }
+
+// WatchFiles watches files.
+func WatchFiles(files []string) (FileWatcher, error) {
+	w, err := watchFiles(files)
+	return FileWatcher{w}, err
+}
+
+// Settled reports whether the files hold something else than before.
+func (w FileWatcher) Settled() bool { return w.settled() }
+
+// Close ends it.
+func (w FileWatcher) Close() { _ = w.close() }

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -150,4 +152,10 @@ func wantError(t *testing.T, err error, is error, parts ...string) {
 			t.Errorf("error = %q, want %q in it", err, p)
 		}
 	}
+}
+
+// loopback is an address of this machine that other processes' tests do not use.
+func loopback() string {
+	pid := os.Getpid()
+	return fmt.Sprintf("127.%d.%d.%d", 2+pid>>16&0x7f, pid>>8&0xff, 1+pid&0x7f)
 }

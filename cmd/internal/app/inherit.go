@@ -2,6 +2,7 @@ package app
 
 import (
 	"maps"
+	"math"
 	"slices"
 	"strings"
 
@@ -32,6 +33,7 @@ var ofEveryModel = map[string]any{
 	"capabilities.system_role":  "native",
 	"capabilities.tools":        true,
 	"capabilities.conversation": true,
+	"fallback.after":            "30s",
 }
 
 const engineArgs = "vllm_integration.engine_args"
@@ -83,6 +85,11 @@ func (l *loader) slots(path string, asked bool) {
 		}
 	}
 	l.fill(path+"slots", from)
+	// Batch jobs leave an eighth of the slots free, and one at least if there are two.
+	if n, ok := number(l.value(path + "slots")); ok && n >= 1 && l.k.Get(path+"reserved.from_batch") == nil {
+		l.sources[path+"reserved.from_batch"] = Source{Layer: "derived", Name: path + "slots"}
+		l.extra[path+"reserved.from_batch"] = math.Min(math.Max(1, math.Floor(n/8)), math.Floor(n)-1)
+	}
 }
 
 // value is what path has, of itself or by inheritance.

@@ -38,8 +38,7 @@ type Model struct {
 	EngineArgs EngineArgs `config:"engine_args"`
 
 	// Slots is how many sequences run at once.
-	Slots int `config:"slots"`
-	// Reserved is how many of them are kept for a class.
+	Slots    int      `config:"slots"`
 	Reserved Reserved `config:"reserved"`
 	Fallback Fallback `config:"fallback"`
 	// GroupSize is how many batch completions go to the engine as one request, GroupWait how long the first waits for others.
@@ -81,11 +80,12 @@ type Capabilities struct {
 	Conversation bool   `config:"conversation"`
 }
 
-// Reserved counts the slots that are kept for each class.
+// Reserved are slots that jobs of a class leave free for more urgent ones.
 type Reserved struct {
-	Interactive int `config:"interactive"`
-	Standard    int `config:"standard"`
-	Batch       int `config:"batch"`
+	// FromStandard is how many standard jobs, and therefore batch jobs, leave free.
+	FromStandard int `config:"from_standard"`
+	// FromBatch is how many batch jobs leave free.
+	FromBatch int `config:"from_batch"`
 }
 
 // Fallback names the model whose workers take this one's jobs when its own workers have been away for some time.

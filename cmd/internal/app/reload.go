@@ -28,10 +28,11 @@ const (
 // reloader takes changes of the configuration into running workers. What cannot change while they
 // run stays as it is, and is named. A configuration with a fault changes nothing.
 type reloader struct {
-	cfg   *Config // in force
+	cfg   atomic.Pointer[Config] // in force
 	crew  *crew
 	house *house
 	level *logLevel
+	keys  map[string]string // the API keys in use, by model
 	// all is set if the process serves every model that is configured, so that one more would be its own.
 	all bool
 	p   printer
@@ -44,7 +45,7 @@ type reloader struct {
 
 func newReloader(cfg *Config, c *crew, h *house, level *logLevel, all bool, p printer, reg *prometheus.Registry) *reloader {
 	r := &reloader{
-		cfg: cfg, crew: c, house: h, level: level, all: all, p: p,
+		crew: c, house: h, level: level, all: all, p: p, keys: map[string]string{},
 		total: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "hxp_config_reloads_total", Help: "Times the configuration was read again, by what came of it.",
 		}, []string{"outcome"}),
@@ -55,6 +56,11 @@ func newReloader(cfg *Config, c *crew, h *house, level *logLevel, all bool, p pr
 			Name: "hxp_config_last_reload_timestamp_seconds", Help: "When a configuration was last taken over, at the start for one, in seconds since the Unix epoch.",
 		}),
 	}
+	own := *cfg
+	for _, m := range c.models {
+		r.keys[m] = cfg.Models[m].APIKey
+	}
+	r.cfg.Store(&own)
 	reg.MustRegister(r.total, r.success, r.at)
 	for _, o := range []string{reloadApplied, reloadUnchanged, reloadRestart, reloadRejected} {
 		r.total.WithLabelValues(o)
@@ -72,7 +78,7 @@ func (r *reloader) check() workers.Check { return *r.state.Load() }
 // start watches the files until the returned stop is called. hangup asks for a reload as well.
 func (r *reloader) start(ctx context.Context, hangup <-chan os.Signal) (stop func() error) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	w, err := watchFiles(r.cfg.files)
+	w, err := watchFiles(r.cfg.Load().files)
 	if err != nil {
 		r.p.notes("warning", []string{fmt.Sprintf("configuration files are not watched: %v: SIGHUP has them read again", err)})
 	}
@@ -114,7 +120,7 @@ func (r *reloader) run(ctx context.Context, w *watcher, hangup <-chan os.Signal)
 
 // reload reads the configuration again and takes over what can be.
 func (r *reloader) reload() {
-	next, err := Load(r.cfg.options)
+	next, err := Load(r.cfg.Load().options)
 	if err == nil {
 		err = r.take(next)
 	}
@@ -128,11 +134,12 @@ func (r *reloader) reload() {
 
 // take applies what of next can change now.
 func (r *reloader) take(next *Config) error {
+	now := r.cfg.Load()
 	var paths, applied, restart []string
-	for _, ch := range r.cfg.changes(next) {
+	for _, ch := range now.changes(next) {
 		switch name := ch.from; {
 		case !r.concerns(ch.path) || within(ch.path, inheritedOnly):
-		case r.can(ch.path):
+		case r.can(ch.path) && !ch.derived:
 			paths = append(paths, ch.path)
 			if !slices.Contains(applied, name) {
 				applied = append(applied, name)
@@ -141,12 +148,12 @@ func (r *reloader) take(next *Config) error {
 			restart = append(restart, name)
 		}
 	}
-	effective := r.cfg.overlay(next, func(path string) bool { return slices.Contains(paths, path) })
+	effective := now.overlay(next, func(path string) bool { return slices.Contains(paths, path) })
 	if err := r.apply(effective); err != nil {
-		return errors.Join(err, r.apply(r.cfg))
+		return errors.Join(err, r.apply(now))
 	}
 	effective.settings, effective.options, effective.files = next.settings, next.options, next.files
-	r.cfg = effective
+	r.cfg.Store(effective)
 
 	state := workers.Check{OK: true}
 	outcome, words := reloadApplied, []string{}
@@ -160,18 +167,18 @@ func (r *reloader) take(next *Config) error {
 	case len(applied) == 0:
 		outcome, words = reloadUnchanged, []string{"reloaded, nothing that concerns this process has changed"}
 	}
-	r.p.notes("configuration", words)
 	r.total.WithLabelValues(outcome).Inc()
 	r.success.Set(1)
 	r.at.Set(float64(time.Now().UnixMilli()) / 1000)
 	r.state.Store(&state)
+	r.p.notes("configuration", words)
 	return nil
 }
 
 // concerns reports whether a setting has to do with what this process runs.
 func (r *reloader) concerns(path string) bool {
 	m := modelOf(path)
-	_, known := r.cfg.Models[m]
+	_, known := r.cfg.Load().Models[m]
 	return m == "" || slices.Contains(r.crew.models, m) || r.all && !known
 }
 
@@ -190,10 +197,11 @@ func (r *reloader) apply(cfg *Config) error {
 			return err
 		}
 		e, ok := r.crew.engines[i].(*remote)
-		if ok && cfg.Models[m].APIKey != r.cfg.Models[m].APIKey {
+		if ok && cfg.Models[m].APIKey != r.keys[m] {
 			if err := e.use(cfg.engineConfig(m)); err != nil {
 				return fmt.Errorf("engine of %s: %w", m, err)
 			}
+			r.keys[m] = cfg.Models[m].APIKey
 		}
 	}
 	r.level.set(cfg.Log.Level)

@@ -42,10 +42,6 @@ func (c *Config) tunables(model string) workers.Tunables {
 	return c.workerConfig(model, "", zerolog.Nop(), nil, nil).Tunables()
 }
 
-func (c Capabilities) config() workers.Capabilities {
-	return workers.Capabilities{NoChat: !c.Chat, NoTools: !c.Tools, NoConversation: !c.Conversation, SystemRole: workers.SystemRole(c.SystemRole)}
-}
-
 func none[T time.Duration | float64](v T) T {
 	if v == 0 {
 		return -1

@@ -10,9 +10,9 @@ import (
 
 // Source says where a value was written.
 type Source struct {
-	// Layer is "default", "file", "env", "flag" or "inherited".
+	// Layer is "default", "file", "env", "flag", "inherited" or "derived".
 	Layer string `json:"layer"`
-	// Name is the file and line, the variable, the flag, or the path it was inherited from.
+	// Name is the file and line, the variable, the flag, or the path it was inherited or derived from.
 	Name string `json:"name,omitempty"`
 }
 
@@ -22,6 +22,8 @@ func (s Source) String() string {
 		return s.Name
 	case "inherited":
 		return "as " + s.Name
+	case "derived":
+		return "by " + s.Name
 	case "default":
 		return "default"
 	default:

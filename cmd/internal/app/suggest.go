@@ -46,6 +46,9 @@ func didYouMean(path string) string {
 			continue
 		}
 		name := candidate[len(candidate)-1]
+		if strings.HasPrefix(parts[len(parts)-1], name+"_") && bestDistance > 2 {
+			best, bestDistance = strings.Join(append(slices.Clone(parts[:len(parts)-1]), name), "."), 2
+		}
 		if d := distance(parts[len(parts)-1], name); d > 0 && d < bestDistance && d <= max(2, len(name)/3) {
 			best = strings.Join(append(slices.Clone(parts[:len(parts)-1]), name), ".")
 			bestDistance = d

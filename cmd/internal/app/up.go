@@ -104,7 +104,7 @@ func Up(ctx context.Context, cfg *Config, o UpOptions) (err error) {
 		fail(errors.New("redis-server has ended by itself"))
 	}
 	if endedBy(ctx) == nil {
-		u.p.printf("stopping: jobs in flight have %s to finish (again to stop at once)\n", cfg.Worker.DrainTimeout)
+		u.p.printf("stopping: jobs in flight have %s to finish (again to stop at once)\n", u.reloads.cfg.Load().Worker.DrainTimeout)
 	}
 	return endedBy(ctx)
 }

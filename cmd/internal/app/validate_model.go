@@ -52,6 +52,9 @@ func validateEngine(m Model, path string, f *faults) {
 	default:
 		checkURL(f, path+".engine", m.Engine, "http", "https", "unix")
 	}
+	if a := m.EngineArgs; m.Engine == EngineVLLM && !a.EnableChunkedPrefill && a.MaxNumBatchedTokens < m.MaxModelLen {
+		f.add(path+".max_model_len", "%d is above engine_args.max_num_batched_tokens, %d, which vLLM allows with enable_chunked_prefill alone", m.MaxModelLen, a.MaxNumBatchedTokens)
+	}
 	switch {
 	case m.SchedulingPolicy != "" && m.SchedulingPolicy != "fcfs" && m.SchedulingPolicy != "priority":
 		f.add(path+".scheduling_policy", "%q is neither fcfs nor priority", m.SchedulingPolicy)
@@ -62,13 +65,8 @@ func validateEngine(m Model, path string, f *faults) {
 
 func validateSlots(m Model, path string, f *faults) {
 	between(f, path+".slots", m.Slots, 1, 65536)
-	r := m.Reserved
-	atLeast(f, path+".reserved.interactive", r.Interactive, 0)
-	atLeast(f, path+".reserved.standard", r.Standard, 0)
-	atLeast(f, path+".reserved.batch", r.Batch, 0)
-	if n := r.Interactive + r.Standard + r.Batch; n > m.Slots {
-		f.add(path+".reserved", "%d slots are kept of %d", n, m.Slots)
-	}
+	between(f, path+".reserved.from_standard", m.Reserved.FromStandard, 0, max(0, m.Slots-1))
+	between(f, path+".reserved.from_batch", m.Reserved.FromBatch, 0, max(0, m.Slots-1))
 	validateGroup(f, path, m.GroupSize, m.GroupWait)
 }
 
@@ -80,14 +78,12 @@ func validateGroup(f *faults, path string, size int, wait time.Duration) {
 func validateFallback(c *Config, name, path string, f *faults) {
 	fb := c.Models[name].Fallback
 	switch _, known := c.Models[fb.Model]; {
-	case fb.Model == "" && fb.After != 0:
-		f.add(path+".model", "is empty; want the model that takes over after %s", fb.After)
 	case fb.Model == name:
 		f.add(path+".model", "is the model itself")
 	case fb.Model != "" && !known:
 		f.add(path+".model", "%q is not configured", fb.Model)
 	}
-	between(f, path+".after", fb.After, 0, 24*time.Hour)
+	between(f, path+".after", fb.After, 100*time.Millisecond, 24*time.Hour)
 }
 
 func validateVLLM(v VLLM, f *faults) {
