@@ -8,7 +8,20 @@
 // four models as data), the YAML files, the environment (HXP_ and the path of a setting in upper
 // case with underscores, HXP_WORKER_SLOTS for worker.slots) and the flags. Every fault of all
 // layers is reported at once, with path, value, bound and where it was written; every value knows
-// which layer it came from ([Config.Settings]).
+// which layer it came from ([Config.Settings]). A model takes what its block does not say from the
+// general blocks: bounds of requests, engine arguments, timeouts and slots.
+//
+// # Reloading
+//
+// [Up] and [Worker] watch the files, and reload on SIGHUP. What can change while jobs run does so
+// from the next job on: bounds, abilities, timeouts, attempts, shares, the log and the keys of engines that
+// run elsewhere. The rest is named and waits for a restart. A configuration with a fault changes nothing;
+// /readyz and hxp_config_last_reload_success say so until the next good one.
+//
+// # Engines
+//
+// A model's engine is a URL, or the process's own: started by vllm serve or simulated. An engine
+// of the process's own starts before the workers and stops after them.
 //
 // # Shutdown
 //

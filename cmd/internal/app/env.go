@@ -161,7 +161,7 @@ func fromText(t reflect.Type, s string) any {
 		return anyFromText(s)
 	case t.Kind() == reflect.Slice:
 		var list []any
-		for _, part := range strings.Fields(s) {
+		for part := range strings.FieldsSeq(s) {
 			list = append(list, part)
 		}
 		return list

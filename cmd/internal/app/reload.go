@@ -105,7 +105,8 @@ func (r *reloader) run(ctx context.Context, w *watcher, hangup <-chan os.Signal)
 		case e := <-events:
 			w.stir(e.Name)
 			continue
-		case <-faults:
+		case err := <-faults:
+			r.p.notes("warning", []string{fmt.Sprintf("a change of the configuration files may have been missed: %v", err)})
 			w.stir("")
 			continue
 		case <-w.quiet():

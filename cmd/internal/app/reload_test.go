@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -244,12 +243,9 @@ func TestReloadOfAWorker(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var mu sync.Mutex
-	key := ""
+	keys := make(chan string, 4096)
 	engine := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
-		mu.Lock()
-		key = req.Header.Get("Authorization")
-		mu.Unlock()
+		keys <- req.Header.Get("Authorization")
 		sim.Handler().ServeHTTP(rw, req)
 	}))
 	t.Cleanup(engine.Close)
@@ -262,16 +258,12 @@ func TestReloadOfAWorker(t *testing.T) {
 		Files: []string{path},
 		Flags: []app.FlagValue{{Path: "nats.url", Value: broker.NATS}, {Path: "http.listen", Value: "127.0.0.1:0"}},
 	}), app.WorkerOptions{Model: "phi3"})
-	bearer := func(want string) {
+	bearer := func(want string) { // the worker looks at its engine by itself
 		t.Helper()
-		for t.Context().Err() == nil {
-			mu.Lock()
-			got := key
-			mu.Unlock()
+		for got := range keys {
 			if got == "Bearer "+want {
 				return
 			}
-			time.Sleep(time.Millisecond) // the worker looks at its engine by itself
 		}
 	}
 	bearer("first")
