@@ -7,6 +7,7 @@ import (
 	"iter"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hxp-enterprise/hxp/schemas"
@@ -16,8 +17,8 @@ import (
 // the engine: see "Batching" in the package's documentation.
 type groups struct {
 	engine  Engine
-	size    int
-	wait    time.Duration
+	tuned   *atomic.Pointer[Tunables]
+	slots   int
 	metrics *metrics
 	running sync.WaitGroup
 
@@ -26,17 +27,13 @@ type groups struct {
 	forming map[string]*group // by shape: those that still take members
 }
 
-func newGroups(engine Engine, cfg Config, m *metrics) *groups {
-	return &groups{
-		engine: engine, metrics: m, wait: cfg.GroupWait,
-		size:    min(cfg.GroupSize, cfg.Slots), // more than that is never here at once
-		forming: make(map[string]*group),
-	}
+func newGroups(engine Engine, tuned *atomic.Pointer[Tunables], slots int, m *metrics) *groups {
+	return &groups{engine: engine, metrics: m, tuned: tuned, slots: slots, forming: make(map[string]*group)}
 }
 
 // ask has the engine run a request: as [Engine.Generate] does, in a group where that can be.
 func (w *Worker) ask(ctx context.Context, r *run, req *Request) iter.Seq2[Delta, error] {
-	if w.groups.size > 1 && r.class == schemas.Batch && r.history.attempt == 0 && w.tokenIDs() {
+	if min(r.tuned.GroupSize, w.groups.slots) > 1 && r.class == schemas.Batch && r.history.attempt == 0 && w.tokenIDs() {
 		if s, ok := shapeOf(req); ok {
 			s.key = r.job.Tenant + s.key // what an engine says of a request may quote any of its prompts
 			return w.groups.together(ctx, req, s)
@@ -62,6 +59,8 @@ func (gs *groups) alone(ctx context.Context, req *Request) iter.Seq2[Delta, erro
 type group struct {
 	*groups
 	key     string
+	size    int
+	wait    time.Duration
 	ctx     context.Context // of the request
 	cancel  context.CancelFunc
 	full    chan struct{} // closed when no more members are waited for
@@ -85,14 +84,16 @@ func (gs *groups) join(ctx context.Context, m *member, key string) {
 		gs.running.Go(g.run)
 	}
 	g.add(m)
-	if len(g.members) == gs.size {
+	if len(g.members) == g.size {
 		delete(gs.forming, key)
 		close(g.full)
 	}
 }
 
 func (gs *groups) newGroup(ctx context.Context, key string) *group {
-	g := &group{groups: gs, key: key, full: make(chan struct{}), done: make(chan struct{})}
+	tuned := gs.tuned.Load()
+	size := min(tuned.GroupSize, gs.slots) // more than that is never here at once
+	g := &group{groups: gs, key: key, size: size, wait: tuned.GroupWait, full: make(chan struct{}), done: make(chan struct{})}
 	g.ctx, g.cancel = context.WithCancel(ctx)
 	return g
 }

@@ -13,6 +13,8 @@ type Tunables struct {
 	MaxAttempts                     int
 	FirstTokenTimeout, TokenTimeout time.Duration
 	Coalesce                        time.Duration
+	GroupSize                       int
+	GroupWait                       time.Duration
 	Limits                          Limits
 	Capabilities                    Capabilities
 	LogPrompts                      bool
@@ -26,6 +28,7 @@ func (w *Worker) Tune(t Tunables) error {
 	cfg.StandardShare, cfg.BatchShare = t.StandardShare, t.BatchShare
 	cfg.DrainTimeout, cfg.MaxAttempts = t.DrainTimeout, t.MaxAttempts
 	cfg.FirstTokenTimeout, cfg.TokenTimeout, cfg.Coalesce = t.FirstTokenTimeout, t.TokenTimeout, t.Coalesce
+	cfg.GroupSize, cfg.GroupWait = t.GroupSize, t.GroupWait
 	cfg.Limits, cfg.Capabilities, cfg.LogPrompts = t.Limits, t.Capabilities, t.LogPrompts
 	cfg = cfg.withDefaults(w.model)
 	if err := cfg.validate(w.model); err != nil {
@@ -43,6 +46,7 @@ func (c *Config) tunables() *Tunables {
 		StandardShare: c.StandardShare, BatchShare: c.BatchShare,
 		DrainTimeout: c.DrainTimeout, MaxAttempts: c.MaxAttempts,
 		FirstTokenTimeout: c.FirstTokenTimeout, TokenTimeout: c.TokenTimeout, Coalesce: c.Coalesce,
+		GroupSize: c.GroupSize, GroupWait: c.GroupWait,
 		Limits: c.Limits, Capabilities: c.Capabilities, LogPrompts: c.LogPrompts,
 	}
 }

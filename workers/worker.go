@@ -86,7 +86,7 @@ func New(js jetstream.JetStream, model string, engine Engine, cfg Config) (*Work
 	}
 	w.tuned.Store(cfg.tunables())
 	w.leases = newLeases(w)
-	w.groups = newGroups(engine, cfg, m)
+	w.groups = newGroups(engine, &w.tuned, cfg.Slots, m)
 	m.slots.Set(float64(cfg.Slots))
 	return w, nil
 }

@@ -48,7 +48,7 @@ func (c *Config) newEngine(model, where string, p process) (workers.Engine, runn
 // engineConfig is how the engine of a model is spoken to.
 func (c *Config) engineConfig(model string) vllm.Config {
 	m := c.Models[model]
-	return vllm.Config{Model: m.ServedName, APIKey: m.APIKey}
+	return vllm.Config{Model: m.ServedName, APIKey: m.APIKey, Priority: m.Priority}
 }
 
 // engineAddress is where the engine of a model listens if it is on this machine.

@@ -3,6 +3,8 @@ package app
 import (
 	"context"
 	"time"
+
+	"github.com/hxp-enterprise/hxp/workers"
 )
 
 // DiagnoseAt is Diagnose by another clock.
@@ -45,3 +47,9 @@ func (w FileWatcher) Settled() bool { return w.settled() }
 
 // Close ends it.
 func (w FileWatcher) Close() { _ = w.close() }
+
+// NewEngine returns the engine of a model, and whether this process runs it.
+func NewEngine(c *Config, model, where string) (e workers.Engine, own bool, err error) {
+	e, run, err := c.newEngine(model, where, process{})
+	return e, run != nil, err
+}

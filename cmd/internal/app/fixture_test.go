@@ -117,6 +117,9 @@ func fault(t *testing.T, engine, body string) {
 	req.Close = true
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := http.DefaultClient.Do(req)
+	if err != nil && strings.Contains(body, "crash") {
+		return // it has taken the answer along
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

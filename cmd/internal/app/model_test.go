@@ -1,7 +1,9 @@
 package app_test
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -12,6 +14,7 @@ import (
 
 	"github.com/hxp-enterprise/hxp/cmd/internal/app"
 	"github.com/hxp-enterprise/hxp/schemas"
+	"github.com/hxp-enterprise/hxp/workers"
 )
 
 const qwen = `
@@ -224,5 +227,35 @@ func TestFifthModelAnswers(t *testing.T) {
 		if result.Status != tc.want || result.Error != nil && result.Error.Param != tc.param {
 			t.Errorf("%+v: %s %v, want %s", tc.prompt, result.Status, result.Error, tc.want)
 		}
+	}
+}
+
+// TestEngineElsewhereIsSpokenTo passes every question on.
+func TestEngineElsewhereIsSpokenTo(t *testing.T) {
+	t.Parallel()
+	r := up(t, quick(t), app.UpOptions{})
+	e, own, err := app.NewEngine(r.cfg, "phi3", r.Engines["phi3"])
+	if err != nil || own {
+		t.Fatalf("the engine is the process's own: %v (%v)", own, err)
+	}
+	body := []byte(`{"prompt":"Hello there"}`)
+	ids, err := e.Tokenize(t.Context(), schemas.Completions, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := e.CountTokens(t.Context(), schemas.Completions, body); err != nil || n != len(ids) {
+		t.Errorf("%d tokens counted (%v), want %d", n, err, len(ids))
+	}
+	if text, err := e.Detokenize(t.Context(), ids); err != nil || !strings.Contains(text, "Hello there") {
+		t.Errorf("the ids spell %q (%v)", text, err)
+	}
+	if _, err := e.Load(t.Context()); err != nil && !errors.Is(err, workers.ErrUnsupported) {
+		t.Errorf("load: %v", err)
+	}
+	if err := e.Canary(t.Context()); err != nil {
+		t.Errorf("canary: %v", err)
+	}
+	if err := e.(io.Closer).Close(); err != nil {
+		t.Error(err)
 	}
 }

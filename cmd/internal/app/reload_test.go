@@ -19,7 +19,7 @@ import (
 // only leaves phi3 of the built-in models, and lets the queue be small.
 const only = `
 ai_model_services: {mixtral: null, hermes: null, openchat: null}
-queue: {max_bytes: 1MiB, events_max_bytes: 1MiB, results_max_bytes: 1MiB, max_bodies_bytes: 64MiB}
+queue: {storage: memory, max_bytes: 1MiB, events_max_bytes: 1MiB, results_max_bytes: 1MiB, max_bodies_bytes: 64MiB}
 `
 
 // replace puts text in the place of the file, by a rename as editors do.
