@@ -3,32 +3,19 @@ package app
 import (
 	"cmp"
 	"fmt"
-	"time"
 
 	"github.com/hxp-enterprise/hxp/workers"
+	"github.com/hxp-enterprise/hxp/workers/vllm"
 )
 
-// serveArgs are the arguments of vllm serve.
-type serveArgs struct {
-	Model, ServedName, Host string
-	Port                    int
-
-	GPUMemoryUtilization                                             float64
-	TensorParallelSize, MaxModelLen, MaxNumSeqs, MaxNumBatchedTokens int
-	TrustRemoteCode, EnforceEager                                    bool
-	PrefixCaching, ChunkedPrefill                                    *bool
-	SchedulingPolicy, ChatTemplate, ToolCallParser                   string
-	Extra                                                            map[string]any
-}
-
 // serveArgs are those with which the engine of a model is started.
-func (c *Config) serveArgs(model string) serveArgs {
+func (c *Config) serveArgs(model string) vllm.Args {
 	m := c.Models[model]
 	policy := m.SchedulingPolicy
 	if m.Priority {
 		policy = "priority" // validate has refused any other
 	}
-	return serveArgs{
+	return vllm.Args{
 		Model: m.ModelPath, ServedName: cmp.Or(m.ServedName, model), Host: c.Network.Internal.Localhost, Port: m.Port,
 		GPUMemoryUtilization: m.GPUMemoryUtilization, TensorParallelSize: m.TensorParallelSize, MaxModelLen: m.MaxModelLen,
 		MaxNumSeqs: m.EngineArgs.MaxNumSeqs, MaxNumBatchedTokens: m.EngineArgs.MaxNumBatchedTokens,
@@ -39,23 +26,22 @@ func (c *Config) serveArgs(model string) serveArgs {
 }
 
 // serverConfig is how an engine that is started is watched over.
-type serverConfig struct {
-	Command                                                                []string
-	StartTimeout, StallTimeout, StopTimeout, RestartDelay, MaxRestartDelay time.Duration
-	MemoryLimit                                                            int64
-	CPUs                                                                   int
-}
-
-func (c *Config) serverConfig(model string) serverConfig {
+func (c *Config) serverConfig(model string) vllm.ServerConfig {
 	m, s := c.Models[model], c.VLLM.Server
-	return serverConfig{
+	return vllm.ServerConfig{
 		Command: s.Command, StartTimeout: m.StartTimeout, StallTimeout: s.StallTimeout, StopTimeout: s.StopTimeout,
 		RestartDelay: s.RestartDelay, MaxRestartDelay: s.MaxRestartDelay,
-		MemoryLimit: int64(m.MemoryLimitGB * (1 << 30)), CPUs: m.CPUCores,
+		MemoryLimit: int64(m.MemoryLimitGB * (1 << 30)), CPUs: m.CPUCores, ModelName: model,
 	}
 }
 
 // newServer starts and watches over the engine of a model.
-func (c *Config) newServer(model string, _ process) (workers.Engine, runner, error) {
-	return nil, nil, fmt.Errorf("%w: the engine of %s is vllm, which this build does not start", ErrUsage, model)
+func (c *Config) newServer(model string, p process) (workers.Engine, runner, error) {
+	cfg := c.serverConfig(model)
+	cfg.Logger, cfg.Registry, cfg.Stderr = p.log, p.reg, p.stderr
+	s, err := vllm.NewServer(c.serveArgs(model), cfg, c.engineConfig(model))
+	if err != nil {
+		return nil, nil, fmt.Errorf("engine of %s: %w", model, err)
+	}
+	return s, s, nil
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/hxp-enterprise/hxp/workers"
+	"github.com/hxp-enterprise/hxp/workers/vllm"
 )
 
 // DiagnoseAt is Diagnose by another clock.
@@ -26,9 +27,9 @@ func DiagnoseParts(ctx context.Context, cfg *Config, c *Connection) []Finding {
 func Older(version, least string) bool { return older(version, least) }
 
 // ServeArgs, ServerConfig, Covers and TargetLatency are what a model's worker is started with.
-func ServeArgs(c *Config, model string) serveArgs       { return c.serveArgs(model) }
-func ServerConfig(c *Config, model string) serverConfig { return c.serverConfig(model) }
-func Covers(c *Config, model string) []cover            { return c.covers(model) }
+func ServeArgs(c *Config, model string) vllm.Args            { return c.serveArgs(model) }
+func ServerConfig(c *Config, model string) vllm.ServerConfig { return c.serverConfig(model) }
+func Covers(c *Config, model string) []cover                 { return c.covers(model) }
 func TargetLatency(c *Config, model string) time.Duration {
 	return c.targetLatency(model)
 }
