@@ -34,6 +34,9 @@ func (s *Sim) submit(g *group) error {
 		q.arrival, q.order = now, s.arrivals
 		s.enqueue(q)
 	}
+	if !s.hung.active(now) {
+		s.admit(now) // what waits is what there is no room for, and not what the loop has yet to see
+	}
 	if !s.looping {
 		s.looping = true
 		s.wg.Add(1)

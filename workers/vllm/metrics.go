@@ -206,15 +206,13 @@ func parseSeries(b []byte) (series, error) {
 				b = b[1:]
 				break
 			}
-			eq := bytes.IndexByte(b, '=')
-			if eq <= 0 || eq+1 == len(b) || b[eq+1] != '"' {
+			name, rest, _ := bytes.Cut(b, []byte("="))
+			rest, quoted := bytes.CutPrefix(bytes.TrimLeft(rest, " \t"), []byte(`"`))
+			value, rest, closed := labelValue(rest)
+			if len(name) == 0 || !quoted || !closed {
 				return s, errSeries
 			}
-			value, rest, ok := labelValue(b[eq+2:])
-			if !ok {
-				return s, errSeries
-			}
-			s.label(string(bytes.TrimSpace(b[:eq])), value)
+			s.label(string(bytes.TrimSpace(name)), value)
 			b = rest
 		}
 	}

@@ -39,7 +39,7 @@ func (c *Config) limits(model string) workers.Limits {
 func (c *Config) workerConfig(model, id string, log zerolog.Logger, reg *prometheus.Registry, lease *nats.Conn) workers.Config {
 	w := c.Worker
 	return workers.Config{
-		ID: id, Slots: c.Models[model].Slots,
+		ID: id, Slots: c.Models[model].Slots, TargetLatency: time.Duration(c.Models[model].TargetLatencyMS * float64(time.Millisecond)),
 		DrainTimeout: none(w.DrainTimeout), FirstTokenTimeout: w.FirstTokenTimeout, TokenTimeout: w.TokenTimeout,
 		MaxAttempts: w.Attempts, Coalesce: none(w.Coalesce), StandardShare: none(w.StandardShare), BatchShare: none(w.BatchShare),
 		Limits: c.limits(model), LogPrompts: c.Log.Prompts, Logger: log, Registry: reg, LeaseConn: lease,
