@@ -191,7 +191,7 @@ func TestLimitFollowsTheLatency(t *testing.T) {
 	t.Parallel()
 	pace := func(_ context.Context, _ int, _ *workers.Request, emit func(...string) bool) error {
 		for emit("x") {
-			time.Sleep(5 * time.Millisecond)
+			<-time.After(5 * time.Millisecond)
 		}
 		return nil
 	}
@@ -229,7 +229,7 @@ func TestOldLatencyIsForgotten(t *testing.T) {
 	b := newBroker(t, queue.Config{})
 	var slow sync.Once
 	s := b.run(newScript(func(_ context.Context, _ int, _ *workers.Request, emit func(...string) bool) error {
-		slow.Do(func() { time.Sleep(40 * time.Millisecond) })
+		slow.Do(func() { <-time.After(40 * time.Millisecond) })
 		emit("x")
 		return nil
 	}), workers.Config{Slots: 4, LoadInterval: 10 * time.Millisecond, TargetLatency: 20 * time.Millisecond})

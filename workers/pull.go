@@ -72,7 +72,7 @@ func (p *puller) run(ctx context.Context) {
 		}
 		// A waiting pull that is still out may yet bring a job, and keeps a slot for it.
 		kept := p.outstanding()
-		n := p.w.slots.hold(kept)
+		n := p.w.slots.hold(kept, p.most())
 		if n > 0 && p.fetch(ctx, n, kept) == n {
 			continue
 		}
@@ -190,6 +190,25 @@ func (w *Worker) room(class schemas.Class, free int) int {
 	return room
 }
 
+// waits reports whether a class has a waiting pull, which is to stay.
+func (p *puller) waits(class schemas.Class) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.waiting[class] && p.out[class] != nil
+}
+
+// most returns how many slots may be taken by jobs that have to be fetched. The others stay free for
+// those that waiting pulls bring meanwhile.
+func (p *puller) most() int {
+	n := 0
+	for _, class := range schemas.Classes() {
+		if !p.waits(class) {
+			n = max(n, int(p.credit[class]), p.w.room(class, p.w.slots.unused()))
+		}
+	}
+	return n
+}
+
 // fetch fills up to free held slots with jobs that are already queued, gives the others back, and
 // returns how many it filled. More slots are kept for the waiting pulls. A class comes after the more
 // urgent ones and gets what they have not asked for, so it starts only if nothing of them is queued.
@@ -198,6 +217,9 @@ func (p *puller) fetch(ctx context.Context, free, kept int) int {
 	defer func() { p.w.slots.release(free - got) }()
 	for _, share := range p.order(free) {
 		want := min(share.n, free-got)
+		if p.waits(share.class) {
+			continue // nothing of it is queued: the waiting pull would have brought it
+		}
 		if !share.earned {
 			want = min(want, p.w.room(share.class, free+kept-got))
 		}

@@ -57,11 +57,11 @@ func (s *slots) try() bool {
 	return true
 }
 
-// hold keeps all free slots but some for jobs that are being fetched, and returns how many those are.
-func (s *slots) hold(but int) int {
+// hold keeps free slots, but for some and at most so many, for jobs that are being fetched, and returns how many those are.
+func (s *slots) hold(but, most int) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := max(0, s.limit-s.used-s.held-but)
+	n := min(most, max(0, s.limit-s.used-s.held-but))
 	s.held += n
 	return n
 }

@@ -153,29 +153,31 @@ func TestCacheBoundsWhatRuns(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	r.open(ctx, t, completions, obj{"prompt": []int{5, 6}, "max_tokens": 30})
-	for range 2 {
+	next, end := context.WithCancel(t.Context())
+	defer end()
+	gone := make(chan struct{})
+	enter := func(ctx context.Context, tokens int) {
 		go func() {
-			resp, err := r.send(t.Context(), t, http.MethodPost, completions, obj{"prompt": []int{5}, "max_tokens": 20, "stream": true})
-			if err == nil {
+			defer func() { gone <- struct{}{} }()
+			if resp, err := r.send(ctx, t, http.MethodPost, completions, obj{"prompt": []int{5}, "max_tokens": tokens}); err == nil {
 				_ = resp.Body.Close()
 			}
 		}()
 	}
+	enter(next, 20)
+	enter(next, 20)
 	r.until(t, "the others to wait", func(st vllmsim.Stats) bool { return st.Running == 1 && st.Waiting == 2 })
 	cancel()
-	r.until(t, "both to run", func(st vllmsim.Stats) bool { return st.Aborted == 3 && st.Running == 0 && st.Requests == 3 })
+	r.until(t, "both to run", func(st vllmsim.Stats) bool { return st.Running == 2 && st.Waiting == 0 })
+	end()
+	<-gone
+	<-gone
 
 	too, leave := context.WithCancel(t.Context())
 	defer leave()
-	gone := make(chan struct{})
-	for _, tokens := range []int{60, 1} {
-		go func() {
-			defer func() { gone <- struct{}{} }()
-			if resp, err := r.send(too, t, http.MethodPost, completions, obj{"prompt": []int{5}, "max_tokens": tokens}); err == nil {
-				_ = resp.Body.Close()
-			}
-		}()
-		r.until(t, "it to arrive", func(st vllmsim.Stats) bool { return st.Requests == 5-tokens/60 })
+	for i, tokens := range []int{60, 1} {
+		r.until(t, "the last to arrive", func(st vllmsim.Stats) bool { return st.Running == 0 && st.Waiting == i })
+		enter(too, tokens)
 	}
 	r.until(t, "both to wait", func(st vllmsim.Stats) bool { return st.Waiting == 2 && st.Running == 0 })
 	leave()
