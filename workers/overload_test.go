@@ -198,10 +198,12 @@ func TestTrapUnboundedQueue(t *testing.T) { //nolint:paralleltest // it measures
 // TestBatchFillsTheSlack measures the time to the first token of interactive jobs, from submit to
 // event, alone and beside batch jobs that fill all that they may. It runs alone, because it measures.
 func TestBatchFillsTheSlack(t *testing.T) { //nolint:paralleltest // it measures
-	// The reserve is what at most one time in 500 is not enough for five interactive jobs at a time on average.
-	const slots, reserved, jobs, gap = 64, 12, 120, 60 * time.Millisecond
+	// Ten interactive jobs at a time on average are more than 20 at one time in 600. Latencies are long, so
+	// that what other processes do to this machine stays small beside them.
+	const slots, reserved, jobs, gap = 64, 20, 120, 60 * time.Millisecond
 	b := newBroker(t, queue.Config{})
-	_, engine := simulate(t, vllmsim.Config{MaxNumSeqs: slots, TTFT: 300 * time.Millisecond, ITL: 100 * time.Millisecond})
+	// Few chunks, because what writing and reading them costs this machine is not what is measured.
+	_, engine := simulate(t, vllmsim.Config{MaxNumSeqs: slots, TTFT: 600 * time.Millisecond, ITL: 200 * time.Millisecond, StreamInterval: 10})
 	reg := prometheus.NewRegistry()
 	s := b.run(engine, workers.Config{
 		Slots: slots, Reserved: workers.Reserved{FromBatch: reserved}, DrainTimeout: -1, LoadInterval: 100 * time.Millisecond, Registry: reg,
@@ -257,14 +259,18 @@ func TestBatchFillsTheSlack(t *testing.T) { //nolint:paralleltest // it measures
 		return ttft[jobs*99/100-1], used / jobs
 	}
 	const bound = 1.2
+	// Noise only adds: the best of up to three measurements counts on both sides.
+	var alone, beside time.Duration
 	for try := 1; ; try++ {
 		waitFor(t, "the engine to be idle", func() bool { return s.Info().Busy == 0 })
-		alone, _ := measure("alone")
+		p99, _ := measure("alone")
+		alone = best(alone, p99)
 		ctx, cancel := context.WithCancel(t.Context())
-		wait := b.flood(ctx, schemas.Batch, 4*slots, func(int) string { return chat("x", 20) })
+		wait := b.flood(ctx, schemas.Batch, 4*slots, func(int) string { return chat("x", 10) })
 		waitFor(t, "the batch load to fill its slots", func() bool { return s.Info().Busy >= slots-reserved })
 		before := gauges(t, reg)["hxp_jobs_total batch completed"]
-		beside, busy := measure("beside batch")
+		p99, busy := measure("beside batch")
+		beside = best(beside, p99)
 		finished := gauges(t, reg)["hxp_jobs_total batch completed"] - before
 		cancel()
 		wait()
@@ -280,6 +286,13 @@ func TestBatchFillsTheSlack(t *testing.T) { //nolint:paralleltest // it measures
 			t.Fatal(err)
 		}
 	}
+}
+
+func best(a, b time.Duration) time.Duration {
+	if a == 0 {
+		return b
+	}
+	return min(a, b)
 }
 
 func inMS(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

@@ -71,9 +71,8 @@ func (p *puller) run(ctx context.Context) {
 			continue
 		}
 		// A waiting pull that is still out may yet bring a job, and keeps a slot for it.
-		kept := p.outstanding()
-		n := p.w.slots.hold(kept, p.most())
-		if n > 0 && p.fetch(ctx, n, kept) == n {
+		n := p.w.slots.hold(p.outstanding(), p.most())
+		if n > 0 && p.fetch(ctx, n) == n {
 			continue
 		}
 		var freed <-chan struct{}
@@ -104,7 +103,7 @@ func (p *puller) ask() (all bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, class := range schemas.Classes() {
-		may := p.w.room(class, p.w.slots.unused()) > 0
+		may := p.w.room(class) > 0
 		p.set(class, may && !p.stopped)
 		all = all && may
 	}
@@ -118,7 +117,7 @@ func (p *puller) narrow() (some bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, class := range schemas.Classes() {
-		if p.waiting[class] && p.w.room(class, p.w.slots.unused()) == 0 {
+		if p.waiting[class] && p.w.room(class) == 0 {
 			p.set(class, false)
 			some = true
 		}
@@ -181,9 +180,9 @@ func (p *puller) set(class schemas.Class, waiting bool) {
 
 // room returns how many of the free slots jobs of a class may take, apart from those that it has
 // earned. Batch fills the slack: without any it has room for one job on a worker that has none.
-func (w *Worker) room(class schemas.Class, free int) int {
+func (w *Worker) room(class schemas.Class) int {
 	limit, used := w.slots.count()
-	room := max(0, free-w.cfg.Reserved.leave(class, limit, w.cfg.Slots))
+	room := max(0, limit-used-w.cfg.Reserved.leave(class, limit, w.cfg.Slots))
 	if class == schemas.Batch && w.capacity.pressed() {
 		room = min(room, max(0, 1-used))
 	}
@@ -203,16 +202,16 @@ func (p *puller) most() int {
 	n := 0
 	for _, class := range schemas.Classes() {
 		if !p.waits(class) {
-			n = max(n, int(p.credit[class]), p.w.room(class, p.w.slots.unused()))
+			n = max(n, int(p.credit[class]), p.w.room(class))
 		}
 	}
 	return n
 }
 
 // fetch fills up to free held slots with jobs that are already queued, gives the others back, and
-// returns how many it filled. More slots are kept for the waiting pulls. A class comes after the more
+// returns how many it filled. A class comes after the more
 // urgent ones and gets what they have not asked for, so it starts only if nothing of them is queued.
-func (p *puller) fetch(ctx context.Context, free, kept int) int {
+func (p *puller) fetch(ctx context.Context, free int) int {
 	got := 0
 	defer func() { p.w.slots.release(free - got) }()
 	for _, share := range p.order(free) {
@@ -221,7 +220,7 @@ func (p *puller) fetch(ctx context.Context, free, kept int) int {
 			continue // nothing of it is queued: the waiting pull would have brought it
 		}
 		if !share.earned {
-			want = min(want, p.w.room(share.class, free+kept-got))
+			want = min(want, p.w.room(share.class))
 		}
 		if want == 0 || ctx.Err() != nil {
 			continue
@@ -330,7 +329,7 @@ func (p *puller) awaitIdle(class schemas.Class) bool {
 // offer starts a job that a waiting pull brought, or hands it back at once if the last slot has just gone.
 func (p *puller) offer(ctx context.Context, class schemas.Class, msg jetstream.Msg) {
 	open, _ := p.w.gate.state()
-	if ctx.Err() != nil || !open || p.w.room(class, p.w.slots.unused()) == 0 || !p.w.slots.try() {
+	if ctx.Err() != nil || !open || p.w.room(class) == 0 || !p.w.slots.try() {
 		p.withdraw(false)
 		p.w.fault(msg.Nak(), "hand back a job that came too late")
 		p.nudge()

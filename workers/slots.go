@@ -25,13 +25,6 @@ func (s *slots) free() int {
 	return max(0, s.limit-s.used-s.held)
 }
 
-// unused returns how many slots no job has, whether they are held or not.
-func (s *slots) unused() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return max(0, s.limit-s.used)
-}
-
 // count returns how many slots there are and how many are in use.
 func (s *slots) count() (limit, used int) {
 	s.mu.Lock()
