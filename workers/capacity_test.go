@@ -153,9 +153,6 @@ func TestLimitFollowsTheKVCache(t *testing.T) {
 	}
 	// It comes back slowly, and no further than twice of what is in flight. The engine has been restarted.
 	r.engine.report(t, 2, workers.Load{Running: 30, KVCache: 0.5}, nil)
-	if n := r.Info().Slots; n != 24 {
-		t.Errorf("limit = %d after two calm looks, want 24", n)
-	}
 	r.reaches(t, "the limit to come back", 61)
 	r.engine.report(t, 5, workers.Load{KVCache: -1, Running: 30}, nil)
 	if n := r.Info().Slots; n != 61 || r.value(t, "hxp_engine_preemptions_total") != 9 {
