@@ -227,15 +227,24 @@ func (r *run) limits() Limits {
 }
 
 // fit refuses a prompt that does not fit the window together with the tokens asked for, and bounds
-// a chat that asks for none. A token is at least one byte, so most prompts fit without being counted.
+// a chat that asks for none. The engine's KV cache may be smaller than the window: a sequence that outgrows it
+// waits for ever. A token is at least one byte, so most prompts fit without being counted.
 func (w *Worker) fit(ctx context.Context, job *schemas.Job, b *body, limits Limits) error {
-	window := limits.MaxModelLen
+	window, what := limits.MaxModelLen, "the model's window is"
+	pool := w.capacity.pool()
+	inPool := pool > 0 && (window == 0 || pool < window)
+	if inPool {
+		window, what = pool, "the engine's KV cache holds"
+	}
 	if window == 0 {
 		return nil
 	}
 	want := max(1, b.maxTokens)
 	most := limits.MaxTokens[1]
-	unbounded := b.maxTokens == 0 && most > 0 && most < window
+	if inPool && (most == 0 || most > window) {
+		most = window
+	}
+	unbounded := b.maxTokens == 0 && most > 0 && (inPool || most < window)
 	need := want
 	if unbounded {
 		need = most
@@ -252,7 +261,10 @@ func (w *Worker) fit(ctx context.Context, job *schemas.Job, b *body, limits Limi
 	}
 	if exact && tokens+want > window {
 		return schemas.Errorf(schemas.CodeContextLengthExceeded,
-			"%s is %d tokens long and asks for %d more; the model's window is %d", b.promptField, tokens, want, window).WithParam(b.promptField)
+			"%s is %d tokens long and asks for %d more; %s %d", b.promptField, tokens, want, what, window).WithParam(b.promptField)
+	}
+	if inPool && exact {
+		most = min(most, window-tokens)
 	}
 	if unbounded && tokens+most <= window {
 		return b.setMaxTokens(most)

@@ -90,6 +90,8 @@ func (w *Worker) generate(ctx context.Context, r *run, opening *schemas.Event, r
 
 	var first, last time.Time
 	var failed error
+	probe := w.capacity.latency.begin(start)
+	defer probe.end()
 	for delta, err := range w.ask(ctx, r, req) {
 		if err != nil {
 			failed = err
@@ -102,8 +104,10 @@ func (w *Worker) generate(ctx context.Context, r *run, opening *schemas.Event, r
 				first = now
 				r.decoding.Store(true)
 				metrics.ttft.Observe(now.Sub(start).Seconds())
+				probe.first(now)
 			} else {
 				metrics.interToken.Observe(now.Sub(last).Seconds() / float64(delta.Tokens))
+				probe.next(now.Sub(last), delta.Tokens, 1+r.extra)
 			}
 			last = now
 		}

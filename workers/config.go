@@ -20,6 +20,22 @@ type Config struct {
 	ID string
 	// Slots is how many sequences the engine may have in flight. Defaults to 256, vLLM's usual max_num_seqs.
 	Slots int
+	// Reserved are the slots that less urgent jobs leave free.
+	Reserved Reserved
+	// TargetLatency is the time to the first token that the engine is to keep. While it does not, fewer
+	// jobs are given to it, down to an eighth of Slots. What is compared is the median, over the jobs
+	// that began since the limit was last lowered, of the time from the moment a job's request goes to
+	// the engine to its first token; a job that has already waited longer than the target counts with
+	// its wait so far. The time in hxp's queue is not in it, because that grows when the limit falls, and the
+	// time to the whole reply is not, because that is the reply's length as much as the engine's pace. It is the
+	// median, so that a few long prompts, whose first token is late on an idle engine too, do not throttle the others.
+	// 0 is no target.
+	TargetLatency time.Duration
+	// TargetInterToken is the same for the mean time between the tokens of a reply: for engines whose
+	// steps grow with the batch. 0 is no target.
+	TargetInterToken time.Duration
+	// LoadInterval is the time between two looks at the engine's load. Defaults to 500 ms.
+	LoadInterval time.Duration
 	// StandardShare is the part of all starts, between 0 and 0.5, that standard jobs get even when
 	// more urgent ones are waiting. Defaults to 0.1; negative for none.
 	StandardShare float64
@@ -80,6 +96,8 @@ type Limits struct {
 func (c Config) withDefaults(model string) Config {
 	c.ID = cmp.Or(c.ID, model+"-"+uuid.NewString()[:8])
 	c.Slots = cmp.Or(c.Slots, 256)
+	c.Reserved = c.Reserved.withDefaults(c.Slots)
+	c.LoadInterval = cmp.Or(c.LoadInterval, 500*time.Millisecond)
 	c.StandardShare = max(0, cmp.Or(c.StandardShare, 0.1))
 	c.BatchShare = max(0, cmp.Or(c.BatchShare, 0.05))
 	c.DrainTimeout = max(0, cmp.Or(c.DrainTimeout, 30*time.Second))
@@ -115,6 +133,10 @@ func (c Config) validate(model string) error {
 		errs = append(errs, fmt.Errorf("ID %w", err))
 	}
 	check(c.Slots > 0, "Slots is %d; want at least 1", c.Slots)
+	check(c.Reserved.FromStandard < max(1, c.Slots), "Reserved.FromStandard is %d; want less than Slots, %d", c.Reserved.FromStandard, c.Slots)
+	check(c.Reserved.FromBatch < max(1, c.Slots), "Reserved.FromBatch is %d; want less than Slots, %d", c.Reserved.FromBatch, c.Slots)
+	check(c.TargetLatency >= 0, "TargetLatency is %s; want at least 0", c.TargetLatency)
+	check(c.TargetInterToken >= 0, "TargetInterToken is %s; want at least 0", c.TargetInterToken)
 	check(c.StandardShare <= 0.5, "StandardShare is %g; want at most 0.5", c.StandardShare)
 	check(c.BatchShare <= 0.5, "BatchShare is %g; want at most 0.5", c.BatchShare)
 	check(c.GroupSize >= 1 && c.GroupSize <= maxGroup, "GroupSize is %d; want 1 to %d", c.GroupSize, maxGroup)
@@ -127,6 +149,7 @@ func (c Config) validate(model string) error {
 	}{
 		{"RetryDelay", c.RetryDelay}, {"MaxRetryDelay", c.MaxRetryDelay}, {"FirstTokenTimeout", c.FirstTokenTimeout},
 		{"TokenTimeout", c.TokenTimeout}, {"HealthInterval", c.HealthInterval}, {"Heartbeat", c.Heartbeat},
+		{"LoadInterval", c.LoadInterval},
 	} {
 		check(d.value > 0, "%s is %s; want above 0", d.name, d.value)
 	}

@@ -67,6 +67,33 @@
 // not ended, as one failure of its own attempt. A refusal after the first token may be
 // anyone's: every member is retried, alone.
 //
+// # Capacity
+//
+// How many sequences are in flight is decided here and not by the engine, whose own queue knows
+// neither classes nor deadlines and has no end: a job that waits there is committed to this worker.
+// There is a limit of slots, the lowest of four bounds, each looked at every [Config.LoadInterval]:
+//
+//   - configured: [Config.Slots], the engine's max_num_seqs.
+//   - waiting: what the engine computes, and two more to keep it fed, once a queue stands in it. A
+//     queue that is gone at the next look was a burst.
+//   - kv_cache: falls while the engine's KV cache is over nine tenths full and when it preempts
+//     sequences, since those are computed twice; comes back slowly.
+//   - latency: falls while the engine is slower than [Config.TargetLatency] or
+//     [Config.TargetInterToken], and comes back as far as it is faster.
+//
+// A bound rises to no more than twice of what is in flight: what was not tried proves nothing. A look
+// that fails changes nothing. An engine that reports no load is bounded by Slots and by its latency,
+// which the worker measures itself. A limit below what is in flight stops no job; nothing new is
+// pulled until enough have ended.
+//
+// Classes share what the limit allows. [Config.Reserved] slots stay free of less urgent jobs. Batch
+// fills the slack: it is asked for when the more urgent queues are empty, more than its reserved
+// slots are free, and the engine shows no pressure, which it does before a bound falls. What it has
+// earned by [Config.BatchShare] is started all the same, and so is one job when nothing else runs.
+//
+// A request for more tokens than the engine's KV cache holds would wait in it for ever, and
+// everything behind it; it fails with context_length_exceeded.
+//
 // # Shutdown
 //
 // When the context given to [Worker.Run] ends, nothing new is pulled and the jobs in flight have

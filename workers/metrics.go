@@ -37,6 +37,7 @@ type metrics struct {
 	// requests to the engine: those of one job, and those of a group, whose size is observed.
 	single, group prometheus.Counter
 	groupSize     prometheus.Observer
+	capacity      *capacityMetrics
 }
 
 type classMetrics struct {
@@ -87,6 +88,7 @@ func newMetrics(reg *prometheus.Registry, model string) (*metrics, error) {
 	slots := v.gauge("hxp_slots", "Sequences that the engine may have in flight.", "model")
 	requests := v.counter("hxp_engine_requests_total", "Requests for a generation to the engine: of a single job, or of a group.", "model", "kind")
 	groupSize := v.histogram("hxp_group_size", "Jobs in one request to the engine, where there are several.", groupBuckets, "model")
+	capacity := newCapacityMetrics(&v, model)
 	if v.err != nil {
 		return nil, v.err
 	}
@@ -95,6 +97,7 @@ func newMetrics(reg *prometheus.Registry, model string) (*metrics, error) {
 		engineUp: up.WithLabelValues(model), slots: slots.WithLabelValues(model),
 		single: requests.WithLabelValues(model, "single"), group: requests.WithLabelValues(model, "group"),
 		groupSize: groupSize.WithLabelValues(model),
+		capacity:  capacity,
 		class:     make(map[schemas.Class]*classMetrics),
 		cancels:   make(map[schemas.Phase]cancelMetrics),
 	}

@@ -21,8 +21,8 @@ const (
 )
 
 // puller takes jobs off the queue: in bulk while there are some, and with one waiting pull for
-// each class while there are none. The waiting pulls are withdrawn when the last slot goes, so that
-// a busy worker does not catch jobs that an idle one could start.
+// each class while there are none. The waiting pulls are withdrawn when the last slot goes that their class may
+// take, so that a busy worker does not catch jobs that an idle one could start.
 type puller struct {
 	w         *Worker
 	consumers map[schemas.Class]jetstream.Consumer
@@ -32,7 +32,7 @@ type puller struct {
 
 	mu      sync.Mutex
 	changed *sync.Cond
-	waiting bool // the waiting pulls should be out
+	waiting map[schemas.Class]bool // of which classes a pull should be out
 	stopped bool
 	out     map[schemas.Class]jetstream.MessagesContext
 }
@@ -40,9 +40,10 @@ type puller struct {
 func newPuller(w *Worker, consumers map[schemas.Class]jetstream.Consumer, start func(schemas.Class, jetstream.Msg)) *puller {
 	p := &puller{
 		w: w, consumers: consumers, start: start,
-		credit: make(map[schemas.Class]float64),
-		wake:   make(chan struct{}, 1),
-		out:    make(map[schemas.Class]jetstream.MessagesContext),
+		credit:  make(map[schemas.Class]float64),
+		wake:    make(chan struct{}, 1),
+		waiting: make(map[schemas.Class]bool),
+		out:     make(map[schemas.Class]jetstream.MessagesContext),
 	}
 	p.changed = sync.NewCond(&p.mu)
 	return p
@@ -56,28 +57,34 @@ func (p *puller) run(ctx context.Context) {
 	}
 	wg.Go(func() { p.renew(ctx) })
 	defer wg.Wait()
-	defer p.setWaiting(false, true)
+	defer p.withdraw(true)
 	for ctx.Err() == nil {
 		open, changed := p.w.gate.state()
 		if !open || p.w.slots.free() == 0 {
-			p.setWaiting(false, false)
+			p.withdraw(false)
 			select {
 			case <-ctx.Done():
 			case <-changed:
 			case <-p.w.slots.freed:
+			case <-p.w.capacity.shifted:
 			}
 			continue
 		}
 		// A waiting pull that is still out may yet bring a job, and keeps a slot for it.
-		n := p.w.slots.reserve(p.outstanding())
+		n := p.w.slots.hold(p.outstanding(), p.most())
 		if n > 0 && p.fetch(ctx, n) == n {
 			continue
 		}
-		p.setWaiting(true, false)
+		var freed <-chan struct{}
+		if !p.ask() {
+			freed = p.w.slots.freed // jobs of a class that is held back may be queued
+		}
 		select {
 		case <-ctx.Done():
 		case <-changed:
 		case <-p.wake:
+		case <-freed:
+		case <-p.w.capacity.shifted:
 		}
 	}
 }
@@ -89,24 +96,44 @@ func (p *puller) outstanding() int {
 	return len(p.out)
 }
 
-// setWaiting puts the waiting pulls out or withdraws them. Jobs that are on their way while they are
-// withdrawn still come, to be started or handed back.
-func (p *puller) setWaiting(waiting, stopped bool) {
+// ask puts the waiting pulls out of the classes whose jobs may start, withdraws the others, and
+// reports whether that is none.
+func (p *puller) ask() (all bool) {
+	all = true
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.waiting, p.stopped = waiting && !p.stopped, p.stopped || stopped
-	waiting = p.waiting
-	if !waiting {
-		p.withdraw()
+	for _, class := range schemas.Classes() {
+		may := p.w.room(class) > 0
+		p.set(class, may && !p.stopped)
+		all = all && may
 	}
 	p.changed.Broadcast()
+	return all
 }
 
-// withdraw ends the waiting pulls that are out. What is on its way to them still comes.
-func (p *puller) withdraw() {
-	for _, pull := range p.out {
-		p.end(pull)
+// narrow withdraws the waiting pulls of classes whose jobs may not start any more, and reports
+// whether there were any.
+func (p *puller) narrow() (some bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, class := range schemas.Classes() {
+		if p.waiting[class] && p.w.room(class) == 0 {
+			p.set(class, false)
+			some = true
+		}
 	}
+	return some
+}
+
+// withdraw takes back all waiting pulls.
+func (p *puller) withdraw(stopped bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stopped = p.stopped || stopped
+	for _, class := range schemas.Classes() {
+		p.set(class, false)
+	}
+	p.changed.Broadcast()
 }
 
 // end ends a waiting pull. While the connection is lost nothing is on its way to it, and if it were
@@ -142,13 +169,59 @@ func (p *puller) renew(ctx context.Context) {
 	}
 }
 
-// fetch fills up to free reserved slots with jobs that are already queued, gives the others back,
-// and returns how many it filled.
+// set says whether a class should have a waiting pull. Jobs that are on their way while it is
+// withdrawn still come, to be started or handed back.
+func (p *puller) set(class schemas.Class, waiting bool) {
+	p.waiting[class] = waiting
+	if pull := p.out[class]; pull != nil && !waiting {
+		p.end(pull)
+	}
+}
+
+// room returns how many of the free slots jobs of a class may take, apart from those that it has
+// earned. Batch fills the slack: without any it has room for one job on a worker that has none.
+func (w *Worker) room(class schemas.Class) int {
+	limit, used := w.slots.count()
+	room := max(0, limit-used-w.tuned.Load().Reserved.leave(class, limit, w.cfg.Slots))
+	if class == schemas.Batch && w.capacity.pressed() {
+		room = min(room, max(0, 1-used))
+	}
+	return room
+}
+
+// waits reports whether a class has a waiting pull, which is to stay.
+func (p *puller) waits(class schemas.Class) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.waiting[class] && p.out[class] != nil
+}
+
+// most returns how many slots may be taken by jobs that have to be fetched. The others stay free for
+// those that waiting pulls bring meanwhile.
+func (p *puller) most() int {
+	n := 0
+	for _, class := range schemas.Classes() {
+		if !p.waits(class) {
+			n = max(n, int(p.credit[class]), p.w.room(class))
+		}
+	}
+	return n
+}
+
+// fetch fills up to free held slots with jobs that are already queued, gives the others back, and
+// returns how many it filled. A class comes after the more
+// urgent ones and gets what they have not asked for, so it starts only if nothing of them is queued.
 func (p *puller) fetch(ctx context.Context, free int) int {
 	got := 0
 	defer func() { p.w.slots.release(free - got) }()
 	for _, share := range p.order(free) {
 		want := min(share.n, free-got)
+		if p.waits(share.class) {
+			continue // nothing of it is queued: the waiting pull would have brought it
+		}
+		if !share.earned {
+			want = min(want, p.w.room(share.class))
+		}
 		if want == 0 || ctx.Err() != nil {
 			continue
 		}
@@ -170,8 +243,9 @@ func (p *puller) fetch(ctx context.Context, free int) int {
 }
 
 type share struct {
-	class schemas.Class
-	n     int
+	class  schemas.Class
+	n      int
+	earned bool
 }
 
 // order says which classes to ask, in turn, and for how many jobs: first the classes that have
@@ -180,11 +254,11 @@ func (p *puller) order(free int) []share {
 	order := make([]share, 0, 5)
 	for _, c := range []schemas.Class{schemas.Standard, schemas.Batch} {
 		if n := int(p.credit[c]); n > 0 {
-			order = append(order, share{c, n})
+			order = append(order, share{c, n, true})
 		}
 	}
 	for _, c := range schemas.Classes() {
-		order = append(order, share{c, free})
+		order = append(order, share{c, free, false})
 	}
 	return order
 }
@@ -210,7 +284,7 @@ func (p *puller) account(class schemas.Class, n int) {
 
 // wait keeps one pull for one job at the broker while the worker is idle.
 func (p *puller) wait(ctx context.Context, class schemas.Class) {
-	for p.awaitIdle() {
+	for p.awaitIdle(class) {
 		pull, err := p.consumers[class].Messages(jetstream.PullMaxMessages(1),
 			jetstream.PullExpiry(pullExpiry), jetstream.PullHeartbeat(pullHeartbeat))
 		if err != nil {
@@ -219,7 +293,7 @@ func (p *puller) wait(ctx context.Context, class schemas.Class) {
 		}
 		p.mu.Lock()
 		p.out[class] = pull
-		if !p.waiting {
+		if !p.waiting[class] {
 			p.end(pull)
 		}
 		p.mu.Unlock()
@@ -242,11 +316,11 @@ func (p *puller) wait(ctx context.Context, class schemas.Class) {
 	}
 }
 
-// awaitIdle blocks until waiting pulls are wanted and reports false once the puller has stopped.
-func (p *puller) awaitIdle() bool {
+// awaitIdle blocks until a waiting pull of the class is wanted and reports false once the puller has stopped.
+func (p *puller) awaitIdle(class schemas.Class) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for !p.waiting && !p.stopped {
+	for !p.waiting[class] && !p.stopped {
 		p.changed.Wait()
 	}
 	return !p.stopped
@@ -254,8 +328,9 @@ func (p *puller) awaitIdle() bool {
 
 // offer starts a job that a waiting pull brought, or hands it back at once if the last slot has just gone.
 func (p *puller) offer(ctx context.Context, class schemas.Class, msg jetstream.Msg) {
-	if open, _ := p.w.gate.state(); ctx.Err() != nil || !open || !p.w.slots.try() {
-		p.setWaiting(false, false)
+	open, _ := p.w.gate.state()
+	if ctx.Err() != nil || !open || p.w.room(class) == 0 || !p.w.slots.try() {
+		p.withdraw(false)
 		p.w.fault(msg.Nak(), "hand back a job that came too late")
 		p.nudge()
 		return
@@ -264,9 +339,12 @@ func (p *puller) offer(ctx context.Context, class schemas.Class, msg jetstream.M
 	// The pull goes on with the next job by itself. But when there are many, they are better fetched in
 	// bulk and in the order of their classes, and a worker without a free slot wants none.
 	if meta, err := msg.Metadata(); err == nil && meta.NumPending == 0 && p.w.slots.free() > 0 {
+		if p.narrow() {
+			p.nudge()
+		}
 		return
 	}
-	p.setWaiting(false, false)
+	p.withdraw(false)
 	p.nudge()
 }
 

@@ -67,7 +67,7 @@ func TestUrgentJobsStartFirst(t *testing.T) {
 	b := newBroker(t, queue.Config{})
 	const slots = 64
 	e := newTurnstile()
-	s := b.run(e, workers.Config{Slots: slots, DrainTimeout: -1})
+	s := b.run(e, workers.Config{Slots: slots, Reserved: workers.Reserved{FromBatch: -1}, DrainTimeout: -1})
 	for range slots + 500 {
 		b.submit(schemas.Job{Class: schemas.Batch})
 	}

@@ -9,6 +9,8 @@ import (
 // zero asks for the default, and what may be nothing is negative then.
 type Tunables struct {
 	StandardShare, BatchShare       float64
+	Reserved                        Reserved
+	TargetLatency, TargetInterToken time.Duration
 	DrainTimeout                    time.Duration
 	MaxAttempts                     int
 	FirstTokenTimeout, TokenTimeout time.Duration
@@ -26,6 +28,7 @@ type Tunables struct {
 func (w *Worker) Tune(t Tunables) error {
 	cfg := w.cfg
 	cfg.StandardShare, cfg.BatchShare = t.StandardShare, t.BatchShare
+	cfg.Reserved, cfg.TargetLatency, cfg.TargetInterToken = t.Reserved, t.TargetLatency, t.TargetInterToken
 	cfg.DrainTimeout, cfg.MaxAttempts = t.DrainTimeout, t.MaxAttempts
 	cfg.FirstTokenTimeout, cfg.TokenTimeout, cfg.Coalesce = t.FirstTokenTimeout, t.TokenTimeout, t.Coalesce
 	cfg.GroupSize, cfg.GroupWait = t.GroupSize, t.GroupWait
@@ -35,6 +38,7 @@ func (w *Worker) Tune(t Tunables) error {
 		return fmt.Errorf("tune worker %s: %w", w.cfg.ID, err)
 	}
 	w.tuned.Store(cfg.tunables())
+	w.capacity.latency.aim(cfg.TargetLatency, cfg.TargetInterToken)
 	return nil
 }
 
@@ -44,6 +48,7 @@ func (c Config) Tunables() Tunables { return *c.tunables() }
 func (c *Config) tunables() *Tunables {
 	return &Tunables{
 		StandardShare: c.StandardShare, BatchShare: c.BatchShare,
+		Reserved: c.Reserved, TargetLatency: c.TargetLatency, TargetInterToken: c.TargetInterToken,
 		DrainTimeout: c.DrainTimeout, MaxAttempts: c.MaxAttempts,
 		FirstTokenTimeout: c.FirstTokenTimeout, TokenTimeout: c.TokenTimeout, Coalesce: c.Coalesce,
 		GroupSize: c.GroupSize, GroupWait: c.GroupWait,

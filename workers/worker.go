@@ -49,7 +49,9 @@ type Worker struct {
 	gate    *gate
 	leases  *leases
 	groups  *groups
-	suspect chan struct{} // asks for a look at the engine now
+	// capacity says how many slots there are.
+	capacity *capacity
+	suspect  chan struct{} // asks for a look at the engine now
 	// lastChance is held by the one job here that is on its last attempt.
 	lastChance chan struct{}
 	started    time.Time
@@ -87,7 +89,7 @@ func New(js jetstream.JetStream, model string, engine Engine, cfg Config) (*Work
 	w.tuned.Store(cfg.tunables())
 	w.leases = newLeases(w)
 	w.groups = newGroups(engine, &w.tuned, cfg.Slots, m)
-	m.slots.Set(float64(cfg.Slots))
+	w.capacity = newCapacity(w)
 	return w, nil
 }
 
@@ -137,6 +139,7 @@ func (w *Worker) Run(ctx context.Context) error {
 
 	watchers.Go(func() { w.leases.run(watch) })
 	watchers.Go(func() { w.watchEngine(watch) })
+	watchers.Go(func() { w.capacity.run(watch) })
 	watchers.Go(func() { w.heartbeat(watch) })
 	p.run(pulling)
 	inFlight.Wait()
@@ -177,9 +180,10 @@ func (w *Worker) Info() schemas.WorkerInfo {
 	h, draining := w.health, w.draining
 	w.mu.Unlock()
 	open, _ := w.gate.state()
+	limit, busy := w.slots.count()
 	info := schemas.WorkerInfo{
 		ID: w.cfg.ID, Model: w.model, State: schemas.WorkerReady, Reason: w.gate.why(),
-		Slots: w.cfg.Slots, Busy: w.slots.inUse(),
+		Slots: limit, Busy: busy,
 		Engine: w.engine.String(), Version: h.Version, Simulated: h.Simulated,
 		PID: os.Getpid(), Started: w.started.UTC(), Updated: time.Now().UTC(),
 	}

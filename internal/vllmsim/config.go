@@ -27,8 +27,12 @@ type Config struct {
 	Prefill time.Duration
 	// ITL is the time of an engine step, which yields one token of every running sequence. 0 is as fast as possible.
 	ITL time.Duration
-	// LoadFactor is by how much of itself ITL grows when all of MaxNumSeqs run.
+	// LoadFactor is by how much of themselves the times grow when all of MaxNumSeqs run.
 	LoadFactor float64
+	// KVTokens is how many tokens the KV cache holds. A sequence waits until its prompt and all it may
+	// generate fit beside those that run; one that never will waits forever, and so does what is behind
+	// it, as in vLLM. Defaults to MaxNumSeqs whole contexts, with which nothing waits for it.
+	KVTokens int
 	// StreamInterval is how many tokens make a chunk; the first and the last come at once. Defaults to 1.
 	StreamInterval int
 	// StartDelay is how long the engine takes to start: Run does not answer for that long, a bare Handler answers 503.
@@ -59,6 +63,7 @@ func (c Config) withDefaults() Config {
 	c.MaxModelLen = cmp.Or(c.MaxModelLen, 4096)
 	c.MaxNumSeqs = cmp.Or(c.MaxNumSeqs, 256)
 	c.StreamInterval = cmp.Or(c.StreamInterval, 1)
+	c.KVTokens = cmp.Or(c.KVTokens, c.MaxNumSeqs*c.MaxModelLen)
 	c.MaxBody = cmp.Or(c.MaxBody, 32<<20)
 	c.NoTokenIDs = c.NoTokenIDs || c.NoExtras
 	return c
@@ -74,6 +79,7 @@ func (c Config) validate() error {
 	atLeast("MaxModelLen", int64(c.MaxModelLen), 2)
 	atLeast("MaxNumSeqs", int64(c.MaxNumSeqs), 1)
 	atLeast("MaxQueued", int64(c.MaxQueued), 0)
+	atLeast("KVTokens", int64(c.KVTokens), 1)
 	atLeast("StreamInterval", int64(c.StreamInterval), 1)
 	atLeast("MaxBody", c.MaxBody, 1)
 	for field, d := range map[string]time.Duration{"TTFT": c.TTFT, "Prefill": c.Prefill, "ITL": c.ITL, "StartDelay": c.StartDelay} {

@@ -14,7 +14,7 @@
 // # Scheduling
 //
 // One loop makes steps, each one token of every running sequence, like vLLM's engine. Up to
-// MaxNumSeqs run, the others wait their turn. A client that goes away frees its slots at once,
+// MaxNumSeqs run, as far as the KV cache holds them, and the others wait their turn. A client that goes away frees its slots at once,
 // whether its sequences wait, prefill or decode; [Stats] has the time of it.
 //
 // # Differences from vLLM

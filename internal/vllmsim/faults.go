@@ -29,21 +29,25 @@ const (
 	Hang FaultKind = "hang"
 	// SlowStart answers everything with 503 for Duration, like an engine that is still loading.
 	SlowStart FaultKind = "slow_start"
+	// Slow makes everything take Factor times as long, for Duration or until the faults are cleared.
+	Slow FaultKind = "slow"
 	// Crash ends the engine at once; see [Config.Exit].
 	Crash FaultKind = "crash"
 )
 
 // Fault is something that is to go wrong. A fault that acts on a request fires when the request has
 // produced AfterTokens tokens, on requests that are under way as well; one that never gets that far
-// leaves it armed. Hang and Crash without Match and AfterTokens, and SlowStart, act at once.
+// leaves it armed. Hang and Crash without Match and AfterTokens, SlowStart and Slow act at once.
 type Fault struct {
 	Kind FaultKind
 	// Count is how many requests it acts on. 0 is one; below 0 is every one until the faults are cleared.
 	Count int
 	// AfterTokens is how many tokens of a choice are delivered first. ErrorBefore and QueueFull come before any.
 	AfterTokens int
-	// Duration is how long Hang and SlowStart last. 0 is until the faults are cleared.
+	// Duration is how long Hang, SlowStart and Slow last. 0 is until the faults are cleared.
 	Duration time.Duration
+	// Factor is for Slow.
+	Factor float64
 	// Match restricts the fault to requests whose rendered prompt contains it.
 	Match string
 }
@@ -54,11 +58,12 @@ type wireFault struct {
 	AfterTokens int       `json:"after_tokens,omitempty"`
 	Duration    string    `json:"duration,omitempty"`
 	Match       string    `json:"match,omitempty"`
+	Factor      float64   `json:"factor,omitempty"`
 }
 
 // MarshalJSON writes the duration as text, such as "1.5s".
 func (f Fault) MarshalJSON() ([]byte, error) {
-	w := wireFault{Kind: f.Kind, Count: f.Count, AfterTokens: f.AfterTokens, Match: f.Match}
+	w := wireFault{Kind: f.Kind, Count: f.Count, AfterTokens: f.AfterTokens, Match: f.Match, Factor: f.Factor}
 	if f.Duration != 0 {
 		w.Duration = f.Duration.String()
 	}
@@ -73,7 +78,7 @@ func (f *Fault) UnmarshalJSON(data []byte) error {
 	if err := dec.Decode(&w); err != nil {
 		return err
 	}
-	*f = Fault{Kind: w.Kind, Count: w.Count, AfterTokens: w.AfterTokens, Match: w.Match}
+	*f = Fault{Kind: w.Kind, Count: w.Count, AfterTokens: w.AfterTokens, Match: w.Match, Factor: w.Factor}
 	if w.Duration == "" {
 		return nil
 	}
@@ -86,7 +91,7 @@ func (f *Fault) UnmarshalJSON(data []byte) error {
 }
 
 func faultKinds() []FaultKind {
-	return []FaultKind{ErrorBefore, QueueFull, ErrorInStream, EOF, Abort, Hang, SlowStart, Crash}
+	return []FaultKind{ErrorBefore, QueueFull, ErrorInStream, EOF, Abort, Hang, SlowStart, Slow, Crash}
 }
 
 func (f Fault) validate() error {
@@ -100,12 +105,15 @@ func (f Fault) validate() error {
 	if f.Duration < 0 {
 		errs = append(errs, fmt.Errorf("duration is %v; want at least 0", f.Duration))
 	}
+	if f.Factor < 0 || f.Kind == Slow && f.Factor == 0 {
+		errs = append(errs, fmt.Errorf("factor is %v; want above 0 for %s", f.Factor, Slow))
+	}
 	return errors.Join(errs...)
 }
 
 // immediate reports whether the fault acts without waiting for a request.
 func (f Fault) immediate() bool {
-	return f.Kind == SlowStart || (f.Kind == Hang || f.Kind == Crash) && f.Match == "" && f.AfterTokens == 0
+	return f.Kind == SlowStart || f.Kind == Slow || (f.Kind == Hang || f.Kind == Crash) && f.Match == "" && f.AfterTokens == 0
 }
 
 // beforeAny reports whether the fault acts on arrival.
@@ -167,6 +175,9 @@ func (s *Sim) arm(f Fault, now time.Time) {
 		s.starting.begin(f.Duration, now)
 	case f.Kind == Hang:
 		s.hung.begin(f.Duration, now)
+	case f.Kind == Slow:
+		s.slow.begin(f.Duration, now)
+		s.factor = f.Factor
 	default:
 		s.crash()
 	}
@@ -176,7 +187,7 @@ func (s *Sim) arm(f Fault, now time.Time) {
 func (s *Sim) ClearFaults() {
 	s.mu.Lock()
 	s.faults = nil
-	s.hung, s.starting = outage{}, outage{}
+	s.hung, s.starting, s.slow = outage{}, outage{}, outage{}
 	for _, q := range s.running {
 		q.group.held = outage{}
 	}

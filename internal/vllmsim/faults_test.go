@@ -261,6 +261,7 @@ func TestFaultsAreChecked(t *testing.T) {
 	for body, want := range map[string]string{
 		`{"kind":"nope"}`:                  `kind "nope"`,
 		`{"kind":"eof","after_tokens":-1}`: "after_tokens is -1",
+		`{"kind":"slow"}`:                  "factor is 0",
 		`{"kind":"hang","duration":"-1s"}`: "duration is -1s",
 		`{"kind":"hang","duration":"x"}`:   "duration",
 		`{"kind":"hang","aftertokens ":1}`: "unknown field",

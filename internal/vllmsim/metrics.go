@@ -1,11 +1,16 @@
 package vllmsim
 
 import (
+	"maps"
 	"net/http"
+	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
+
+// blockSize is how many tokens a block of the cache holds, as vLLM's default.
+const blockSize = 16
 
 // metrics are vLLM's, under vLLM's names, on a registry of the simulator's own.
 type metrics struct {
@@ -37,6 +42,12 @@ func newMetrics(s *Sim) *metrics {
 	counter("prompt_tokens_total", "Number of prefill tokens processed.", func() float64 { return float64(s.stats.PromptTokens) })
 	counter("generation_tokens_total", "Number of generation tokens processed.", func() float64 { return float64(s.stats.GenerationTokens) })
 	counter("num_preemptions_total", "Cumulative number of preemptions: the simulator never preempts.", func() float64 { return 0 })
+	info := maps.Clone(labels)
+	info["block_size"], info["num_gpu_blocks"] = strconv.Itoa(blockSize), strconv.Itoa(s.cfg.KVTokens/blockSize)
+	info["kv_cache_size_tokens"], info["sliding_window"] = strconv.Itoa(s.cfg.KVTokens), "None"
+	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "vllm:cache_config_info", Help: "Information of the LLMEngine CacheConfig.", ConstLabels: info,
+	}, func() float64 { return 1 }))
 	m := &metrics{
 		handler: promhttp.HandlerFor(reg, promhttp.HandlerOpts{}),
 		success: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -67,11 +78,11 @@ func (s *Sim) locked(read func() float64) func() float64 {
 	}
 }
 
-// cacheUse is the share of the cache that running sequences fill, in a cache that fits MaxNumSeqs whole contexts.
+// cacheUse is the share of the cache that running sequences fill.
 func (s *Sim) cacheUse() float64 {
 	tokens := 0
 	for _, q := range s.running {
 		tokens += len(q.prompt) + q.gen.produced
 	}
-	return float64(tokens) / float64(s.cfg.MaxNumSeqs) / float64(s.cfg.MaxModelLen)
+	return float64(tokens) / float64(s.cfg.KVTokens)
 }

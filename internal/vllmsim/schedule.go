@@ -34,6 +34,9 @@ func (s *Sim) submit(g *group) error {
 		q.arrival, q.order = now, s.arrivals
 		s.enqueue(q)
 	}
+	if !s.hung.active(now) {
+		s.admit(now) // what waits is what there is no room for, and not what the loop has yet to see
+	}
 	if !s.looping {
 		s.looping = true
 		s.wg.Add(1)
@@ -115,8 +118,8 @@ func (s *Sim) step(now time.Time, touched []*group) (_ []*group, again time.Time
 			again = t
 		}
 	}
-	s.admit(now)
-	interval := s.interval()
+	full := s.admit(now)
+	interval := s.scaled(s.cfg.ITL, now)
 	tick := !now.Before(s.nextTick)
 	if tick {
 		s.nextTick = s.nextTick.Add(interval)
@@ -149,13 +152,14 @@ func (s *Sim) step(now time.Time, touched []*group) (_ []*group, again time.Time
 			break
 		}
 	}
+	ran := len(s.running)
 	s.running = slices.DeleteFunc(s.running, func(q *sequence) bool { return q.ended })
 	switch {
 	case len(s.running)+len(s.waiting) == 0:
 		return touched, now, true // the loop ends
 	case s.hung.on:
 		return touched, s.hung.until, false
-	case len(s.waiting) > 0 && len(s.running) < s.cfg.MaxNumSeqs:
+	case len(s.waiting) > 0 && (!full || len(s.running) < ran):
 		return touched, now, true
 	case decoding && interval == 0:
 		return touched, now, true
@@ -165,22 +169,40 @@ func (s *Sim) step(now time.Time, touched []*group) (_ []*group, again time.Time
 	return touched, again, false
 }
 
-// interval is how long a step takes under the load of this moment.
-func (s *Sim) interval() time.Duration {
+// scaled is how long something takes under the load of this moment.
+func (s *Sim) scaled(d time.Duration, now time.Time) time.Duration {
 	load := float64(len(s.running)) / float64(s.cfg.MaxNumSeqs)
-	return time.Duration(float64(s.cfg.ITL) * (1 + s.cfg.LoadFactor*load))
+	f := 1 + s.cfg.LoadFactor*load
+	if s.slow.active(now) {
+		f *= s.factor
+	}
+	return time.Duration(float64(d) * f)
 }
 
-// admit moves waiting sequences into free slots.
-func (s *Sim) admit(now time.Time) {
-	n := min(s.cfg.MaxNumSeqs-len(s.running), len(s.waiting))
-	for _, q := range s.waiting[:n] {
-		q.ready = now.Add(s.cfg.TTFT + time.Duration(len(q.prompt))*s.cfg.Prefill)
+// admit moves waiting sequences into free slots, as far as the cache holds them, and reports whether
+// there is room for no more: until one ends, nothing changes that.
+func (s *Sim) admit(now time.Time) (full bool) {
+	if len(s.waiting) == 0 {
+		return false
+	}
+	room := s.cfg.KVTokens
+	for _, q := range s.running {
+		room -= q.most()
+	}
+	n := 0
+	for ; n < len(s.waiting); n++ {
+		q := s.waiting[n]
+		if room -= q.most(); len(s.running) == s.cfg.MaxNumSeqs || room < 0 {
+			full = true
+			break
+		}
 		s.stats.PromptTokens += len(q.prompt)
 		s.metrics.queueTime.Observe(now.Sub(q.arrival).Seconds())
 		s.running = append(s.running, q)
+		q.ready = now.Add(s.scaled(s.cfg.TTFT+time.Duration(len(q.prompt))*s.cfg.Prefill, now))
 	}
 	s.waiting = slices.Delete(s.waiting, 0, n)
+	return full
 }
 
 // emit makes the next token of q, unless a fault comes before it.

@@ -145,3 +145,62 @@ func TestLatencies(t *testing.T) {
 		t.Errorf("five tokens more took %v, want %v or more", all, 4*2*itl)
 	}
 }
+
+// What the cache has no room for waits, and what it never will have room for blocks all behind it.
+func TestCacheBoundsWhatRuns(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, vllmsim.Config{KVTokens: 50, ITL: time.Hour})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	r.open(ctx, t, completions, obj{"prompt": []int{5, 6}, "max_tokens": 30})
+	next, end := context.WithCancel(t.Context())
+	defer end()
+	gone := make(chan struct{})
+	enter := func(ctx context.Context, tokens int) {
+		go func() {
+			defer func() { gone <- struct{}{} }()
+			if resp, err := r.send(ctx, t, http.MethodPost, completions, obj{"prompt": []int{5}, "max_tokens": tokens}); err == nil {
+				_ = resp.Body.Close()
+			}
+		}()
+	}
+	enter(next, 20)
+	enter(next, 20)
+	r.until(t, "the others to wait", func(st vllmsim.Stats) bool { return st.Running == 1 && st.Waiting == 2 })
+	cancel()
+	r.until(t, "both to run", func(st vllmsim.Stats) bool { return st.Running == 2 && st.Waiting == 0 })
+	end()
+	<-gone
+	<-gone
+
+	too, leave := context.WithCancel(t.Context())
+	defer leave()
+	for i, tokens := range []int{60, 1} {
+		r.until(t, "the last to arrive", func(st vllmsim.Stats) bool { return st.Running == 0 && st.Waiting == i })
+		enter(too, tokens)
+	}
+	r.until(t, "both to wait", func(st vllmsim.Stats) bool { return st.Waiting == 2 && st.Running == 0 })
+	leave()
+	<-gone
+	<-gone
+}
+
+func TestSlow(t *testing.T) {
+	t.Parallel()
+	const ttft = 10 * time.Millisecond
+	r := newRig(t, vllmsim.Config{TTFT: ttft})
+	first := func() time.Duration {
+		from := time.Now()
+		r.stream(t, completions, obj{"prompt": "x", "max_tokens": 1})
+		return time.Since(from)
+	}
+	r.inject(t, vllmsim.Fault{Kind: vllmsim.Slow, Factor: 5})
+	if d := first(); d < 5*ttft {
+		t.Errorf("first token after %v, want %v or more", d, 5*ttft)
+	}
+	r.inject(t, vllmsim.Fault{Kind: vllmsim.Slow, Factor: 1000, Duration: time.Hour})
+	r.ClearFaults()
+	if d := first(); d > 500*ttft {
+		t.Errorf("first token after %v when the fault is over", d)
+	}
+}

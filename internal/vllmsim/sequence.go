@@ -40,6 +40,9 @@ type sequence struct {
 	ended    bool
 }
 
+// most is how many tokens of the cache q may come to fill.
+func (q *sequence) most() int { return len(q.prompt) + q.gen.p.maxTokens }
+
 // newGroup makes the sequences of r, index = choice + prompt*n as vLLM numbers them.
 func newGroup(model, id string, r *request) *group {
 	g := &group{id: id, req: r, notify: make(chan struct{}, 1)}

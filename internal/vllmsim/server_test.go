@@ -348,12 +348,12 @@ func TestRunEndsOtherwise(t *testing.T) {
 
 func TestConfigNamesEveryFault(t *testing.T) {
 	t.Parallel()
-	_, err := vllmsim.New(vllmsim.Config{MaxModelLen: 1, MaxNumSeqs: -1, MaxQueued: -1, StreamInterval: -1, MaxBody: -1, TTFT: -1,
+	_, err := vllmsim.New(vllmsim.Config{MaxModelLen: 1, MaxNumSeqs: -1, KVTokens: -1, MaxQueued: -1, StreamInterval: -1, MaxBody: -1, TTFT: -1,
 		Prefill: -1, ITL: -1, StartDelay: -1, LoadFactor: -1, Faults: []vllmsim.Fault{{Kind: "x"}}})
 	if err == nil {
 		t.Fatal("no error")
 	}
-	for _, want := range []string{"MaxModelLen is 1; want at least 2", "MaxNumSeqs is -1", "MaxQueued is -1", "StreamInterval", "MaxBody",
+	for _, want := range []string{"MaxModelLen is 1; want at least 2", "MaxNumSeqs is -1", "KVTokens is -1", "MaxQueued is -1", "StreamInterval", "MaxBody",
 		"TTFT", "Prefill", "ITL", "StartDelay", "LoadFactor", `Faults[0]: kind "x"`} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("error lacks %q: %v", want, err)

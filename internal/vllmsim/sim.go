@@ -33,6 +33,8 @@ type Sim struct {
 	faults   []*armed
 	hung     outage
 	starting outage
+	slow     outage
+	factor   float64 // of slow
 	stopping bool
 	down     bool
 	exit     func(int) // to be called once the lock is given back

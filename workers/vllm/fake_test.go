@@ -63,7 +63,7 @@ func generation(h http.HandlerFunc) map[string]http.HandlerFunc {
 	return map[string]http.HandlerFunc{"/v1/completions": h, "/v1/chat/completions": h}
 }
 
-func start(t *testing.T, h http.Handler) *httptest.Server {
+func start(t testing.TB, h http.Handler) *httptest.Server {
 	t.Helper()
 	srv := httptest.NewServer(h)
 	t.Cleanup(srv.Close)

@@ -32,3 +32,11 @@ func (c *Config) targetLatency(model string) time.Duration {
 func (c Capabilities) config() workers.Capabilities {
 	return workers.Capabilities{NoChat: !c.Chat, NoTools: !c.Tools, NoConversation: !c.Conversation, SystemRole: workers.SystemRole(c.SystemRole)}
 }
+
+// config is how package workers says how many slots stay free, where 0 asks for a default.
+func (r Reserved) config() workers.Reserved {
+	if r.FromBatch == 0 {
+		r.FromBatch = -1
+	}
+	return workers.Reserved{FromStandard: r.FromStandard, FromBatch: r.FromBatch}
+}
