@@ -122,12 +122,17 @@ func (c *capacity) decide(load Load, known bool, now time.Time) {
 	}
 	c.publish(next)
 	if shifted {
-		select {
-		case c.shifted <- struct{}{}:
-		default:
-		}
+		c.nudge()
 	}
 	c.say(next, used, load, known, now)
+}
+
+// nudge has the puller look at what it may take.
+func (c *capacity) nudge() {
+	select {
+	case c.shifted <- struct{}{}:
+	default:
+	}
 }
 
 // reason says why the limit changed.

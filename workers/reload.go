@@ -39,6 +39,7 @@ func (w *Worker) Tune(t Tunables) error {
 	}
 	w.tuned.Store(cfg.tunables())
 	w.capacity.latency.aim(cfg.TargetLatency, cfg.TargetInterToken)
+	w.capacity.nudge() // there may be room for more now
 	return nil
 }
 

@@ -72,6 +72,22 @@ func TestTuneBoundsTheEnginesSilence(t *testing.T) {
 	}
 }
 
+func TestTuneFreesReservedSlots(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, queue.Config{})
+	e := newTurnstile()
+	w := b.run(e, workers.Config{Slots: 8, Reserved: workers.Reserved{FromBatch: 5}, DrainTimeout: -1})
+	for range 8 {
+		b.submit(schemas.Job{Class: schemas.Batch})
+	}
+	e.await(t, 3)
+	b.pending(schemas.Batch, 5)
+	if err := w.Tune(workers.Tunables{Reserved: workers.Reserved{FromBatch: -1}, DrainTimeout: -1}); err != nil {
+		t.Fatal(err)
+	}
+	e.await(t, 8)
+}
+
 // TestTuneRefusesWhatNewRefuses, and changes nothing then.
 func TestTuneRefusesWhatNewRefuses(t *testing.T) {
 	t.Parallel()
