@@ -54,6 +54,8 @@ type Event struct {
 	// events that open an attempt: it tells a second message with the same job id from another
 	// delivery of the first.
 	Source string `json:"source,omitempty"`
+	// ServedBy is the model that runs the attempt in place of the job's own, on events that open an attempt.
+	ServedBy string `json:"served_by,omitempty"`
 	// Kept is how many of the tokens already sent Resumed goes on from.
 	Kept int `json:"kept,omitempty"`
 	// Choices is a JSON array of choice objects as the engine streamed them, in order. Several engine chunks may share one event.
@@ -62,7 +64,7 @@ type Event struct {
 	Prompt  *Prompt  `json:"prompt,omitempty"`
 	Usage   *Usage   `json:"usage,omitempty"`
 	Timings *Timings `json:"timings,omitempty"`
-	// Reason explains Restarted and Resumed. On every event that opens an attempt it says what of the
+	// Reason explains Restarted, Resumed and ServedBy. On every event that opens an attempt it says what of the
 	// request was changed for the model.
 	Reason string `json:"reason,omitempty"`
 	// Handback is set on an Interrupted that is nobody's fault: the worker was asked to stop. It does not count as a failed attempt.

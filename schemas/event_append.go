@@ -22,6 +22,9 @@ func (e *Event) Append(dst []byte) []byte {
 	if e.Source != "" {
 		dst = jsonscan.AppendString(append(dst, `,"source":`...), e.Source)
 	}
+	if e.ServedBy != "" {
+		dst = jsonscan.AppendString(append(dst, `,"served_by":`...), e.ServedBy)
+	}
 	if e.Kept != 0 {
 		dst = strconv.AppendInt(append(dst, `,"kept":`...), int64(e.Kept), 10)
 	}

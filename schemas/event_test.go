@@ -146,7 +146,7 @@ func FuzzEventDecode(f *testing.F) {
 func FuzzEventAppend(f *testing.F) {
 	f.Add("j1", uint64(1), 1, "delta", int64(5), "w", `[{}]`, "reason", 1.5, true)
 	f.Fuzz(func(t *testing.T, id string, seq uint64, attempt int, kind string, ts int64, worker, choices, reason string, ms float64, all bool) {
-		e := schemas.Event{ID: id, Seq: seq, Attempt: attempt, Kind: schemas.Kind(kind), TS: ts, Worker: worker, Source: reason, Kept: attempt, Reason: reason, Handback: all}
+		e := schemas.Event{ID: id, Seq: seq, Attempt: attempt, Kind: schemas.Kind(kind), TS: ts, Worker: worker, Source: reason, ServedBy: worker, Kept: attempt, Reason: reason, Handback: all}
 		if all {
 			e.Usage = &schemas.Usage{PromptTokens: attempt, TotalTokens: attempt}
 			if !math.IsNaN(ms) && !math.IsInf(ms, 0) {

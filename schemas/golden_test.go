@@ -37,7 +37,9 @@ var events = map[string]schemas.Event{
 		Choices: json.RawMessage(`[{"index":0,"text":"a"}]`), Prompt: &schemas.Prompt{Tokens: 21, Hash: "00c0ffee00c0ffee"}},
 	"interrupted": {ID: "j1", Seq: 3, Attempt: 1, Kind: schemas.Interrupted, TS: micros, Handback: true,
 		Error: schemas.Errorf(schemas.CodeEngineUnavailable, "worker %s is stopping", "gpu-1-phi3")},
-	"resumed":   {ID: "j1", Seq: 4, Attempt: 2, Kind: schemas.Resumed, TS: micros, Worker: "gpu-2-phi3", Source: "HXP_JOBS_phi3/17", Kept: 1, Reason: "after 1 token"},
+	"resumed": {ID: "j1", Seq: 4, Attempt: 2, Kind: schemas.Resumed, TS: micros, Worker: "gpu-2-phi3", Source: "HXP_JOBS_phi3/17", Kept: 1, Reason: "after 1 token"},
+	"covered": {ID: "j1", Seq: 1, Attempt: 1, Kind: schemas.Started, TS: micros, Worker: "gpu-1-openchat", Source: "HXP_JOBS_phi3/17", ServedBy: "openchat",
+		Reason: "no worker of phi3 was there for 30s: openchat answers"},
 	"restarted": {ID: "j1", Seq: 4, Attempt: 2, Kind: schemas.Restarted, TS: micros, Worker: "gpu-2-phi3", Reason: "the request has \"tools\"\n\u2028<é\x7f>"},
 	"usage":     {ID: "j1", Seq: 5, Attempt: 2, Kind: schemas.UsageKind, TS: micros, Usage: usage},
 	"done":      {ID: "j1", Seq: 6, Attempt: 2, Kind: schemas.Done, TS: micros, Timings: timings},
@@ -68,6 +70,10 @@ var (
 		Choices:  json.RawMessage(`[{"index":0,"text":" there was","finish_reason":"length"}]`),
 		Metadata: map[string]string{"a": "b"}, Created: at, Finished: at, LastSeq: 5,
 	}
+	coveredResult = schemas.Result{
+		ID: "j1", Model: "phi3", ServedBy: "openchat", Class: schemas.Standard, Tenant: "acme", Endpoint: schemas.Completions,
+		Status: schemas.StatusCompleted, Text: " there was", Timings: *timings, Attempts: 1, Worker: "gpu-1-openchat", Finished: at, LastSeq: 5,
+	}
 	failedResult = schemas.Result{
 		ID: "j1", Model: "phi3", Class: schemas.Standard, Tenant: "acme", Status: schemas.StatusFailed, Finished: at, LastSeq: 1,
 		Error: schemas.Errorf(schemas.CodeInvalidRequest, "body is missing").WithParam("body"),
@@ -83,7 +89,13 @@ var (
 	}
 	worker = schemas.WorkerInfo{
 		ID: "gpu-1-phi3", Model: "phi3", State: schemas.WorkerReady, Slots: 32, Busy: 7, Engine: "http://127.0.0.1:11403", Version: "0.11.0",
-		Simulated: true, Host: "gpu-1", PID: 4711, Started: at, Updated: at, Reason: "fine",
+		Simulated: true, Host: "gpu-1", PID: 4711, Started: at, Updated: at, Pulling: true,
+	}
+	degraded = schemas.WorkerInfo{
+		ID: "gpu-1-openchat", Model: "openchat", State: schemas.WorkerDegraded, Since: at, Pulling: true, Slots: 32, Busy: 32,
+		Causes: []schemas.WorkerCause{schemas.CauseSaturated, schemas.CauseSlow}, Covering: []string{"phi3"},
+		Reason: "all slots were taken for 10s, and more jobs are queued; the 90th percentile of the time to the first token is 2.1s, above the target of 1.5s",
+		Engine: "http://127.0.0.1:11402", Host: "gpu-1", PID: 4711, Started: at, Updated: at,
 	}
 )
 
@@ -103,17 +115,19 @@ func messages(t *testing.T) map[string][]byte {
 		out[name] = b
 	}
 	for name, v := range map[string]any{
-		"result.completed":  result,
-		"result.failed":     failedResult,
-		"error":             schemas.Errorf(schemas.CodeQueueFull, "model %s has 100,000 jobs queued", "phi3"),
-		"cancel":            schemas.Cancel{ID: "j1", Tenant: "acme", Reason: "stop", Requested: at},
-		"cancel-reply":      schemas.CancelReply{ID: "j1", Phase: schemas.PhaseDecode, Worker: "gpu-1-phi3"},
-		"dead-letter.text":  deadLetter,
-		"dead-letter.bytes": deadBytes,
-		"drain-reply":       schemas.DrainReply{ID: "gpu-1-phi3", State: schemas.WorkerDraining},
-		"worker-info":       worker,
-		"usage":             usage,
-		"timings":           timings,
+		"result.completed":     result,
+		"result.covered":       coveredResult,
+		"result.failed":        failedResult,
+		"error":                schemas.Errorf(schemas.CodeQueueFull, "model %s has 100,000 jobs queued", "phi3"),
+		"cancel":               schemas.Cancel{ID: "j1", Tenant: "acme", Reason: "stop", Requested: at},
+		"cancel-reply":         schemas.CancelReply{ID: "j1", Phase: schemas.PhaseDecode, Worker: "gpu-1-phi3"},
+		"dead-letter.text":     deadLetter,
+		"dead-letter.bytes":    deadBytes,
+		"drain-reply":          schemas.DrainReply{ID: "gpu-1-phi3", State: schemas.WorkerDraining},
+		"worker-info.ready":    worker,
+		"worker-info.degraded": degraded,
+		"usage":                usage,
+		"timings":              timings,
 	} {
 		b, err := json.Marshal(v)
 		if err != nil {

@@ -32,8 +32,10 @@ func (s Status) Kind() Kind {
 
 // Result is the one terminal record of a job. The first one written is final.
 type Result struct {
-	ID       string   `json:"id"`
-	Model    string   `json:"model"`
+	ID    string `json:"id"`
+	Model string `json:"model"`
+	// ServedBy is the model that answered in place of Model.
+	ServedBy string   `json:"served_by,omitempty"`
 	Class    Class    `json:"class"`
 	Tenant   string   `json:"tenant"`
 	Endpoint Endpoint `json:"endpoint"`
@@ -100,40 +102,4 @@ type DeadLetter struct {
 	Payload       string    `json:"payload,omitempty"`
 	PayloadBase64 []byte    `json:"payload_base64,omitempty"`
 	Time          time.Time `json:"time"`
-}
-
-// WorkerState is what a worker can do at the moment.
-type WorkerState string
-
-// The states of a worker.
-const (
-	WorkerStarting WorkerState = "starting"
-	WorkerReady    WorkerState = "ready"
-	WorkerDown     WorkerState = "down"
-	WorkerDraining WorkerState = "draining"
-)
-
-// WorkerInfo is a worker's entry in [WorkersBucket].
-type WorkerInfo struct {
-	ID      string      `json:"id"`
-	Model   string      `json:"model"`
-	State   WorkerState `json:"state"`
-	Reason  string      `json:"reason,omitempty"`
-	Slots   int         `json:"slots"`
-	Busy    int         `json:"busy"`
-	Engine  string      `json:"engine"`
-	Version string      `json:"version,omitempty"`
-	// Simulated is set when the engine is hxp's own simulator.
-	Simulated bool      `json:"simulated,omitempty"`
-	Host      string    `json:"host"`
-	PID       int       `json:"pid"`
-	Started   time.Time `json:"started"`
-	Updated   time.Time `json:"updated"`
-}
-
-// DrainReply is a worker's answer to a request on [DrainSubject]: it pulls nothing more, and ends
-// when what it is running has ended.
-type DrainReply struct {
-	ID    string      `json:"id"`
-	State WorkerState `json:"state"`
 }

@@ -105,9 +105,16 @@ func TestSchemasListEveryValue(t *testing.T) {
 	for _, phase := range []schemas.Phase{schemas.PhaseQueued, schemas.PhasePrefill, schemas.PhaseDecode, schemas.PhaseEnded} {
 		schematest.Validate(t, "cancel-reply", fmt.Appendf(nil, `{"id":"j","phase":%q,"worker":"w"}`, phase))
 	}
-	for _, state := range []schemas.WorkerState{schemas.WorkerStarting, schemas.WorkerReady, schemas.WorkerDown, schemas.WorkerDraining} {
+	for _, state := range []schemas.WorkerState{schemas.WorkerStarting, schemas.WorkerReady, schemas.WorkerDegraded, schemas.WorkerDown, schemas.WorkerDraining} {
 		schematest.Validate(t, "drain-reply", fmt.Appendf(nil, `{"id":"w","state":%q}`, state))
 	}
+	info := worker
+	info.Causes = schemas.WorkerCauses()
+	b, err := json.Marshal(info)
+	if err != nil {
+		t.Fatal(err)
+	}
+	schematest.Validate(t, "worker-info", b)
 	for _, class := range schemas.Classes() {
 		schematest.Validate(t, "job", fmt.Appendf(nil, `{"body":{},"class":%q}`, class))
 	}

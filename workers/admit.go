@@ -89,7 +89,7 @@ func (w *Worker) claim(ctx context.Context, r *run) (mine bool, err error) {
 		if other == nil {
 			return true, nil
 		}
-		if other.meta.Sequence.Stream != r.meta.Sequence.Stream {
+		if other.source() != r.source() {
 			w.logDuplicate(r, "another message with this id is running here")
 			return false, nil
 		}
@@ -295,7 +295,7 @@ func (w *Worker) reannounce(ctx context.Context, r *run, result *schemas.Result)
 }
 
 func (w *Worker) logDuplicate(r *run, why string) {
-	w.metrics.class[r.class].outcome("duplicate")
+	r.metrics.class[r.class].outcome("duplicate")
 	w.log.Info().Str("job", r.job.ID).Str("tenant", r.job.Tenant).Int("attempt", r.attempt).Str("outcome", "duplicate").Msg(why)
 }
 

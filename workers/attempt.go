@@ -55,6 +55,7 @@ func (w *Worker) begin(r *run, opening *schemas.Event, c *continuation) error {
 	r.prefilled.Store(true)
 	opening.Worker, opening.Source = w.cfg.ID, r.source()
 	opening.Reason = sentences(opening.Reason, r.note)
+	r.mark(opening)
 	if err := r.out.event(opening); err != nil {
 		return err
 	}
@@ -82,7 +83,7 @@ func (w *Worker) generate(ctx context.Context, r *run, opening *schemas.Event, r
 	if err := w.begin(r, opening, c); err != nil {
 		return err
 	}
-	metrics := w.metrics.class[r.class]
+	metrics := r.metrics.class[r.class]
 	start := time.Now()
 	r.timings.Queue = ms(start.Sub(r.meta.Timestamp))
 	metrics.queueWait.Observe(start.Sub(r.meta.Timestamp).Seconds())
@@ -105,11 +106,15 @@ func (w *Worker) generate(ctx context.Context, r *run, opening *schemas.Event, r
 				r.decoding.Store(true)
 				metrics.ttft.Observe(now.Sub(start).Seconds())
 				probe.first(now)
+				if r.class != schemas.Batch { // those may wait, for company as well
+					w.pace.add(now, now.Sub(start))
+				}
 			} else {
 				metrics.interToken.Observe(now.Sub(last).Seconds() / float64(delta.Tokens))
 				probe.next(now.Sub(last), delta.Tokens, 1+r.extra)
 			}
 			last = now
+			w.lastToken.Store(int64(now.Sub(w.started)))
 		}
 		if failed = r.deliver(&delta, c); failed != nil {
 			break

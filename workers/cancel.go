@@ -40,7 +40,7 @@ func (w *Worker) onCancel(msg *nats.Msg) {
 
 // observeCancel counts a cancelled job and, if the engine had it, the time from the cancel's arrival to its abort.
 func (w *Worker) observeCancel(r *run, phase schemas.Phase) {
-	c := w.metrics.cancels[phase]
+	c := r.metrics.cancels[phase]
 	c.total.Inc()
 	if asked := r.aborted.Load(); asked > 0 && phase != schemas.PhaseQueued {
 		c.abort.Observe((time.Since(r.received) - time.Duration(asked)).Seconds())

@@ -3,6 +3,7 @@ package workers
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 )
@@ -27,7 +28,8 @@ type capacity struct {
 
 	mu       sync.Mutex
 	pressure bool
-	kvTokens int // 0 if it is not known
+	words    string // what presses the engine; "" for nothing
+	kvTokens int    // 0 if it is not known
 }
 
 // logEvery bounds the log: changes of the limit that come faster are put into one line.
@@ -97,17 +99,24 @@ func (c *capacity) decide(load Load, known bool, now time.Time) {
 	slots := c.w.cfg.Slots
 	limit, used := c.w.slots.count()
 	c.target.next(slots, used, &c.latency, now)
-	pressure := c.target.strain >= strained
+	pressure, words := c.target.strain >= strained, ""
 	if known {
 		c.waiting.next(slots, used, load)
 		c.kv.next(slots, used, load)
-		pressure = pressure || c.waiting.standing > 0 || load.KVCache >= kvLow
+		switch {
+		case c.waiting.standing > 0:
+			words = fmt.Sprintf("%d sequences wait in the engine", load.Waiting)
+		case load.KVCache >= kvLow:
+			words = fmt.Sprintf("the engine's KV cache is %.0f%% full", 100*load.KVCache)
+		}
+		pressure = pressure || words != ""
 	}
 	next := min(slots, c.waiting.limit, c.kv.limit, c.target.limit)
 	c.mu.Lock()
 	shifted := next != limit || pressure != c.pressure
 	c.pressure = pressure
 	if known {
+		c.words = words
 		c.kvTokens = load.KVTokens
 	}
 	c.mu.Unlock()
@@ -181,6 +190,13 @@ func (c *capacity) pressed() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.pressure
+}
+
+// pressing returns what presses the engine in words, or "".
+func (c *capacity) pressing() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.words
 }
 
 // pool returns how many tokens the engine's KV cache holds; 0 if that is not known.

@@ -29,7 +29,8 @@ type Config struct {
 	// its wait so far. The time in hxp's queue is not in it, because that grows when the limit falls, and the
 	// time to the whole reply is not, because that is the reply's length as much as the engine's pace. It is the
 	// median, so that a few long prompts, whose first token is late on an idle engine too, do not throttle the others.
-	// 0 is no target.
+	// A worker that keeps it in fewer than nine of ten interactive and standard jobs says that it is
+	// degraded. 0 is no target.
 	TargetLatency time.Duration
 	// TargetInterToken is the same for the mean time between the tokens of a reply: for engines whose
 	// steps grow with the batch. 0 is no target.
@@ -69,6 +70,10 @@ type Config struct {
 	// MaxBodyBytes is the size of the largest body that is fetched for a job which refers to one. Each
 	// job in flight may hold one in memory. Defaults to 16 MiB.
 	MaxBodyBytes int
+	// Breaker stops the pulling while the engine fails too often.
+	Breaker Breaker
+	// Covers are other models whose jobs the worker takes as well while they have no worker.
+	Covers []Cover
 	// Limits are the bounds on requests.
 	Limits Limits
 	// Capabilities are what the model can do.
@@ -113,6 +118,12 @@ func (c Config) withDefaults(model string) Config {
 	c.HealthInterval = cmp.Or(c.HealthInterval, 2*time.Second)
 	c.MaxBodyBytes = cmp.Or(c.MaxBodyBytes, 16<<20)
 	c.Heartbeat = cmp.Or(c.Heartbeat, 3*time.Second)
+	c.Breaker = c.Breaker.withDefaults(c.HealthInterval)
+	covers := make([]Cover, len(c.Covers)) // the caller's own stay as they are
+	for i, cover := range c.Covers {
+		covers[i] = cover.withDefaults()
+	}
+	c.Covers = covers
 	if c.Registry == nil {
 		c.Registry = prometheus.NewRegistry()
 	}
@@ -158,6 +169,11 @@ func (c Config) validate(model string) error {
 	default:
 		check(false, "Capabilities.SystemRole is %q; want native, fold or refuse", c.Capabilities.SystemRole)
 	}
+	check(c.TargetLatency >= 0, "TargetLatency is %s; want at least 0", c.TargetLatency)
+	if err := c.Breaker.validate(); err != nil {
+		errs = append(errs, err)
+	}
+	errs = append(errs, validateCovers(c.Covers, model))
 	check(c.Limits.MaxModelLen >= 0, "Limits.MaxModelLen is %d; want at least 0", c.Limits.MaxModelLen)
 	check(c.Limits.Temperature[0] <= c.Limits.Temperature[1], "Limits.Temperature is %v; want minimum before maximum", c.Limits.Temperature)
 	check(c.Limits.TopP[0] <= c.Limits.TopP[1], "Limits.TopP is %v; want minimum before maximum", c.Limits.TopP)

@@ -1,6 +1,7 @@
 package workers
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -53,6 +54,8 @@ func (w *Worker) resume(ctx context.Context, r *run, b *body) (c *continuation, 
 	switch {
 	case r.job.OnInterrupt == schemas.RestartOnInterrupt:
 		return nil, "on_interrupt is restart", nil
+	case h.by != r.servedBy():
+		return nil, fmt.Sprintf("the text so far is by %s", cmp.Or(h.by, r.model)), nil
 	case h.broken != "":
 		return nil, h.broken, nil
 	case b.sequences != 1:

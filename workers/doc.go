@@ -94,6 +94,58 @@
 // A request for more tokens than the engine's KV cache holds would wait in it for ever, and
 // everything behind it; it fails with context_length_exceeded.
 //
+// # Health
+//
+// A worker is in one state: starting, ready, degraded, down or draining. health.go derives it from
+// causes, each noted and taken back by one keeper of the gate; the gravest decides, and a drain
+// overrides all. The same causes drive the pulling, /readyz, the metrics and the registry entry.
+//
+//	cause                state     pulls  while
+//	queue_unreachable    down      no     there is no connection to the broker
+//	leases_not_renewed   down      no     the broker does not confirm leases (lease.go)
+//	results_not_stored   down      no     a Result cannot be stored (finish.go)
+//	engine_down          down      no     the engine does not say that it is well
+//	engine_hung          down      no     it says so, and did not generate a token when asked for one
+//	breaker_open         down      no     too many attempts failed by the engine's fault
+//	engine_starting      starting  no     the engine has not been ready yet
+//	engine_restarting    degraded  no     it was, and is being started again
+//	engine_in_doubt      degraded  no     it failed a job, or stands still, and has not been looked at since
+//	breaker_half_open    degraded  no     the breaker tries the engine out
+//	engine_pressure      degraded  yes    the engine makes sequences wait, or is short of KV cache
+//	saturated            degraded  yes    no slot was free for five looks, and more jobs are queued
+//	slow                 degraded  yes    the 90th percentile of the time to the first token is above [Config.TargetLatency]
+//
+// A lost connection is not seen by the gate: pulls that were out are made anew when it is back.
+// /readyz is 200 exactly while the worker pulls.
+//
+// A passing health check proves little: vLLM's API server answers 200 while its engine hangs. So
+// watch.go has the engine generate a token, its canary, before the gate opens again after an attempt
+// that stalled; and when the engine has had sequences and computed no token for
+// [Config.TokenTimeout], though no job here has stalled yet. An engine that fails its canary is
+// asked to restart, if it is a [Restarter]; not while another job still gets tokens.
+//
+// breaker.go counts the attempts of a sliding window: those that were complete, and those that failed
+// by the engine's fault, by an error or a stall; a group counts as one. What is wrong with a request, cancels, deadlines and
+// hand-backs say nothing about the engine. When too many have failed nothing is pulled, and the jobs
+// wait for other workers; the engine is tried out with canaries, never with somebody's job.
+//
+// # Fallback
+//
+// A worker can cover other models ([Config.Covers]). When the registry has shown no live worker of
+// one for [Cover.After], the worker takes its jobs as well, until there is one again. Live is a
+// worker that takes jobs: ready, or degraded and pulling. One that starts, drains or is down is not,
+// and a registry that cannot be read counts as if one were there. The worker's own jobs come first:
+// a covered model's are taken while the own queue is empty, and not into the last eighth of the slots.
+//
+// The opening event and the Result name the model that answered (served_by), and the event says why.
+// Text of one model is never continued by another: the reply begins again, and says so. A job that
+// the covering model cannot run, for its shorter window or narrower limits, is handed back and waits
+// for its own. Such hand-backs are no failures; failures of the covering engine count as any other.
+//
+// Jobs are counted under the model that was asked for, because that is whose users see them;
+// hxp_fallback_jobs_total tells how many another served. What the engine does, its slots, health and
+// breaker, is counted under its own model.
+//
 // # Shutdown
 //
 // When the context given to [Worker.Run] ends, nothing new is pulled and the jobs in flight have

@@ -26,6 +26,7 @@ func (w *Worker) conclude(ctx context.Context, r *run, err error) error {
 	ctx = context.WithoutCancel(ctx)
 	switch {
 	case err == nil:
+		w.judge(r, nil, nil)
 		return w.end(ctx, r, schemas.StatusCompleted, nil)
 	case errors.Is(err, ErrLeaseLost):
 		r.out.drop()
@@ -43,12 +44,12 @@ func (w *Worker) conclude(ctx context.Context, r *run, err error) error {
 	if errors.Is(err, ErrStalled) {
 		reason = schemas.Errorf(schemas.CodeEngineUnavailable, "%v", err)
 	}
-	if reason.Code == schemas.CodeEngineUnavailable && reason.Retryable {
-		w.doubt(reason)
-	}
+	w.judge(r, err, reason)
 	switch {
 	case reason.Code == schemas.CodeMaxAttempts:
 		return w.giveUp(ctx, r, reason)
+	case r.declines(reason):
+		return w.decline(r, reason)
 	case !reason.Retryable:
 		return w.end(ctx, r, schemas.StatusFailed, reason)
 	case !r.opened:
@@ -103,7 +104,7 @@ func (w *Worker) giveUp(ctx context.Context, r *run, reason *schemas.Error) erro
 
 func (w *Worker) bury(ctx context.Context, r *run, reason *schemas.Error) error {
 	d := &schemas.DeadLetter{
-		ID: r.job.ID, Model: w.model, Tenant: r.job.Tenant, Subject: r.msg.Subject(),
+		ID: r.job.ID, Model: r.model, Tenant: r.job.Tenant, Subject: r.msg.Subject(),
 		Reason: reason, Attempts: r.history.failed, Time: time.Now().UTC(),
 	}
 	if d.Attempts == nil {
@@ -120,7 +121,7 @@ func (w *Worker) bury(ctx context.Context, r *run, reason *schemas.Error) error 
 		return fmt.Errorf("store the dead letter of job %s: %w", r.job.ID, err)
 	}
 	r.buried = true
-	w.metrics.deadLetter(reason.Code)
+	r.metrics.deadLetter(reason.Code)
 	return nil
 }
 
@@ -155,10 +156,10 @@ func (w *Worker) finish(ctx context.Context, r *run, status schemas.Status, reas
 		if err := r.out.event(terminalEvent(result)); err != nil {
 			return err
 		}
-		w.metrics.class[r.class].tokens(result.Usage)
+		r.metrics.class[r.class].tokens(result.Usage)
 	}
-	w.metrics.class[r.class].outcome(outcome)
-	w.metrics.class[r.class].duration.Observe(time.Since(r.meta.Timestamp).Seconds())
+	r.metrics.class[r.class].outcome(outcome)
+	r.metrics.class[r.class].duration.Observe(time.Since(r.meta.Timestamp).Seconds())
 	w.logOutcome(r, result, outcome)
 	if err == nil {
 		w.deleteBody(ctx, r)
@@ -208,7 +209,7 @@ func (w *Worker) store(ctx context.Context, r *run, result *schemas.Result) erro
 		case r.jobs.Err() != nil:
 			return err
 		}
-		if w.gate.shut(keeperResults, "results cannot be stored: "+err.Error()) {
+		if w.gate.hold(keeperResults, schemas.CauseResults, "results cannot be stored: "+err.Error()) {
 			w.log.Error().Err(err).Msg("results cannot be stored; pulling stops")
 		}
 		r.touch()
@@ -223,9 +224,12 @@ func (w *Worker) result(r *run, status schemas.Status, reason *schemas.Error) *s
 	now := time.Now()
 	r.timings.Total = ms(now.Sub(r.meta.Timestamp))
 	result := &schemas.Result{
-		ID: r.job.ID, Model: w.model, Class: r.class, Tenant: r.job.Tenant, Endpoint: r.job.Endpoint,
+		ID: r.job.ID, Model: r.model, Class: r.class, Tenant: r.job.Tenant, Endpoint: r.job.Endpoint,
 		Status: status, Timings: r.timings, Attempts: r.attempt, Worker: w.cfg.ID, Error: reason,
 		Metadata: r.job.Metadata, Created: r.meta.Timestamp.UTC(), Finished: now.UTC(),
+	}
+	if r.opened {
+		result.ServedBy = r.servedBy()
 	}
 	if !r.job.Endpoint.Valid() {
 		result.Endpoint = "" // the job did not decode so far

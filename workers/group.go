@@ -154,6 +154,9 @@ func (g *group) send() {
 	}
 }
 
+// errSameRequest marks the errors of all members but one: the engine failed one request, not many.
+var errSameRequest = errors.New("another job of the same request tells of it")
+
 // errDeserted ends the reading of a reply that nobody waits for.
 var errDeserted = errors.New("no member is left")
 
@@ -177,15 +180,17 @@ func (g *group) read(req *Request) error {
 func (g *group) part(err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	told := false
 	for _, m := range g.members {
 		if m.ended {
 			continue
 		}
 		if err == nil {
 			m.alone = true
-		} else {
-			m.err = ownError(err, len(g.members))
+		} else if m.err = ownError(err, len(g.members)); told {
+			m.err = fmt.Errorf("%w: %w", errSameRequest, m.err)
 		}
+		told = true
 		m.end()
 	}
 }

@@ -131,12 +131,23 @@ func (s *started) ready(t testing.TB) {
 
 func (b *broker) runUnready(engine workers.Engine, cfg workers.Config) *started {
 	b.t.Helper()
+	return b.runAs(model, engine, cfg)
+}
+
+// runAs starts a worker of any model on a connection of its own.
+func (b *broker) runAs(model string, engine workers.Engine, cfg workers.Config) *started {
+	b.t.Helper()
 	_, js := b.connect()
-	return b.runOn(js, engine, cfg)
+	return b.runAsOn(js, model, engine, cfg)
 }
 
 // runOn is runUnready on a connection of the test's.
 func (b *broker) runOn(js jetstream.JetStream, engine workers.Engine, cfg workers.Config) *started {
+	b.t.Helper()
+	return b.runAsOn(js, model, engine, cfg)
+}
+
+func (b *broker) runAsOn(js jetstream.JetStream, model string, engine workers.Engine, cfg workers.Config) *started {
 	b.t.Helper()
 	cfg.HealthInterval = 40 * time.Millisecond
 	if cfg.RetryDelay == 0 {

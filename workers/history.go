@@ -17,6 +17,8 @@ type history struct {
 	attempt   int               // the newest attempt in the record
 	source    string            // the message whose attempt was recorded first
 	delivered bool              // text has been sent
+	servedBy  string            // the model of the newest attempt, if it is not the job's own
+	declined  bool              // and it was handed back
 	failed    []schemas.Attempt // attempts that count, oldest first
 	reply
 }
@@ -28,6 +30,7 @@ type reply struct {
 	text   string
 	finish string // why the first choice ended, if it did
 	prompt *schemas.Prompt
+	by     string // the model that gave it, if it is not the job's own
 	broken string // why nothing can be built on it, or ""
 }
 
@@ -109,6 +112,7 @@ func readAttempts(events []schemas.Event) history {
 		case e.Kind.Opens():
 			lost()
 			h.source = cmp.Or(h.source, e.Source)
+			h.servedBy, h.declined = e.ServedBy, false
 			switch {
 			case e.Kind == schemas.Restarted:
 				h.reply = reply{}
@@ -117,9 +121,10 @@ func readAttempts(events []schemas.Event) history {
 			}
 			current = &schemas.Attempt{Attempt: e.Attempt, Worker: e.Worker}
 		case e.Kind == schemas.DeltaKind:
-			h.delivered = true
+			h.delivered, h.by = true, h.servedBy
 			h.add(&e)
 		case e.Kind == schemas.Interrupted:
+			h.declined = e.Handback
 			if current != nil && !e.Handback {
 				current.Error = e.Error
 				h.failed = append(h.failed, *current)

@@ -5,6 +5,8 @@ import (
 	"net/http"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/hxp-enterprise/hxp/schemas"
 )
 
 // Check is one line of /readyz.
@@ -15,26 +17,19 @@ type Check struct {
 
 // Ready says whether the worker takes jobs, check by check.
 func (w *Worker) Ready() (bool, map[string]Check) {
-	w.mu.Lock()
-	draining := w.draining
-	w.mu.Unlock()
 	checks := map[string]Check{
 		"queue": {OK: w.nc.IsConnected(), Detail: w.nc.Status().String()},
-		"pull":  {OK: !draining},
+		"pull":  {OK: true},
 	}
-	if draining {
+	status := w.gate.status()
+	if status.State == schemas.WorkerDraining {
 		checks["pull"] = Check{Detail: "the worker is draining"}
 	}
-	for _, keeper := range []string{keeperEngine, keeperLease, keeperResults} {
+	for _, keeper := range []string{keeperEngine, keeperBreaker, keeperLease, keeperResults} {
 		reason := w.gate.held(keeper)
 		checks[keeper] = Check{OK: reason == "", Detail: reason}
 	}
-	for _, c := range checks {
-		if !c.OK {
-			return false, checks
-		}
-	}
-	return true, checks
+	return status.Pulling && checks["queue"].OK, checks
 }
 
 func (w *Worker) routes() http.Handler {
@@ -44,16 +39,17 @@ func (w *Worker) routes() http.Handler {
 	})
 	mux.HandleFunc("GET /readyz", func(rw http.ResponseWriter, _ *http.Request) {
 		ok, checks := w.Ready()
-		status := http.StatusOK
+		code := http.StatusOK
 		if !ok {
-			status = http.StatusServiceUnavailable
+			code = http.StatusServiceUnavailable
 		}
-		writeJSON(rw, status, struct {
-			OK     bool             `json:"ok"`
-			Worker string           `json:"worker"`
-			Model  string           `json:"model"`
+		writeJSON(rw, code, struct {
+			OK     bool   `json:"ok"`
+			Worker string `json:"worker"`
+			Model  string `json:"model"`
+			Status
 			Checks map[string]Check `json:"checks"`
-		}{ok, w.cfg.ID, w.model, checks})
+		}{ok, w.cfg.ID, w.model, w.Status(), checks})
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(w.cfg.Registry, promhttp.HandlerOpts{}))
 	return mux

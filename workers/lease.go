@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/hxp-enterprise/hxp/schemas"
 )
 
 // inProgress is JetStream's acknowledgement that work goes on; it restarts the deadline of a message.
@@ -71,7 +73,7 @@ func (l *leases) run(ctx context.Context) {
 		l.renew(time.Now())
 		// A connection may be dead long before it says so; only an answer proves that it is not.
 		if err := l.nc.FlushTimeout(l.term / 3); err != nil {
-			if l.w.gate.shut(keeperLease, fmt.Sprintf("leases cannot be renewed: %v", err)) {
+			if l.w.gate.hold(keeperLease, schemas.CauseLease, fmt.Sprintf("leases cannot be renewed: %v", err)) {
 				l.w.log.Warn().Err(err).Msg("leases cannot be renewed; pulling stops")
 			}
 			continue

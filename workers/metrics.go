@@ -27,10 +27,7 @@ var (
 
 // metrics are a worker's series, looked up once. Workers that share a registry share the vectors.
 type metrics struct {
-	model    string
-	class    map[schemas.Class]*classMetrics
-	cancels  map[schemas.Phase]cancelMetrics
-	dead     *prometheus.CounterVec
+	*jobMetrics
 	renewals prometheus.Counter
 	engineUp prometheus.Gauge
 	slots    prometheus.Gauge
@@ -38,6 +35,14 @@ type metrics struct {
 	single, group prometheus.Counter
 	groupSize     prometheus.Observer
 	capacity      *capacityMetrics
+}
+
+// jobMetrics are the series of a model's jobs, whoever runs them.
+type jobMetrics struct {
+	model   string
+	class   map[schemas.Class]*classMetrics
+	cancels map[schemas.Phase]cancelMetrics
+	dead    *prometheus.CounterVec
 }
 
 type classMetrics struct {
@@ -66,10 +71,33 @@ func (c *classMetrics) tokens(u *schemas.Usage) {
 	}
 }
 
-func (m *metrics) deadLetter(code schemas.Code) { m.dead.WithLabelValues(m.model, string(code)).Inc() }
+func (m *jobMetrics) deadLetter(code schemas.Code) {
+	m.dead.WithLabelValues(m.model, string(code)).Inc()
+}
 
 // newMetrics registers the vectors, or finds them where another worker did.
 func newMetrics(reg *prometheus.Registry, model string) (*metrics, error) {
+	v := vectors{reg: reg}
+	renewals := v.counter("hxp_lease_renewals_total", "Leases renewed.", "model")
+	up := v.gauge("hxp_engine_up", "1 while the engine is ready.", "model")
+	slots := v.gauge("hxp_slots", "Sequences that the engine may have in flight.", "model")
+	requests := v.counter("hxp_engine_requests_total", "Requests for a generation to the engine: of a single job, or of a group.", "model", "kind")
+	groupSize := v.histogram("hxp_group_size", "Jobs in one request to the engine, where there are several.", groupBuckets, "model")
+	capacity := newCapacityMetrics(&v, model)
+	jobs, err := newJobMetrics(reg, model)
+	if err != nil || v.err != nil {
+		return nil, errors.Join(err, v.err)
+	}
+	return &metrics{
+		jobMetrics: jobs, renewals: renewals.WithLabelValues(model),
+		engineUp: up.WithLabelValues(model), slots: slots.WithLabelValues(model),
+		single: requests.WithLabelValues(model, "single"), group: requests.WithLabelValues(model, "group"),
+		groupSize: groupSize.WithLabelValues(model),
+		capacity:  capacity,
+	}, nil
+}
+
+func newJobMetrics(reg *prometheus.Registry, model string) (*jobMetrics, error) {
 	v := vectors{reg: reg}
 	jobs := v.counter("hxp_jobs_total", "Deliveries of jobs, by how they ended.", "model", "class", "outcome")
 	inFlight := v.gauge("hxp_jobs_in_flight", "Jobs that the worker holds.", "model", "class")
@@ -83,23 +111,13 @@ func newMetrics(reg *prometheus.Registry, model string) (*metrics, error) {
 	cancels := v.counter("hxp_cancels_total", "Cancelled jobs, by how far they had come.", "model", "phase")
 	abort := v.histogram("hxp_cancel_to_abort_seconds", "Time from a cancel's arrival at the worker to the abort of the engine's request.", abortBuckets, "model", "phase")
 	dead := v.counter("hxp_dead_letters_total", "Jobs given up, by reason.", "model", "code")
-	renewals := v.counter("hxp_lease_renewals_total", "Leases renewed.", "model")
-	up := v.gauge("hxp_engine_up", "1 while the engine is ready.", "model")
-	slots := v.gauge("hxp_slots", "Sequences that the engine may have in flight.", "model")
-	requests := v.counter("hxp_engine_requests_total", "Requests for a generation to the engine: of a single job, or of a group.", "model", "kind")
-	groupSize := v.histogram("hxp_group_size", "Jobs in one request to the engine, where there are several.", groupBuckets, "model")
-	capacity := newCapacityMetrics(&v, model)
 	if v.err != nil {
 		return nil, v.err
 	}
-	m := &metrics{
-		model: model, dead: dead, renewals: renewals.WithLabelValues(model),
-		engineUp: up.WithLabelValues(model), slots: slots.WithLabelValues(model),
-		single: requests.WithLabelValues(model, "single"), group: requests.WithLabelValues(model, "group"),
-		groupSize: groupSize.WithLabelValues(model),
-		capacity:  capacity,
-		class:     make(map[schemas.Class]*classMetrics),
-		cancels:   make(map[schemas.Phase]cancelMetrics),
+	m := &jobMetrics{
+		model: model, dead: dead,
+		class:   make(map[schemas.Class]*classMetrics),
+		cancels: make(map[schemas.Phase]cancelMetrics),
 	}
 	for _, class := range schemas.Classes() {
 		c := string(class)

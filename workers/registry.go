@@ -13,10 +13,10 @@ import (
 )
 
 // heartbeat keeps the worker's registry entry alive until ctx ends, and renews it at once when the
-// engine comes or goes.
+// worker's state changes, or a cause for it.
 func (w *Worker) heartbeat(ctx context.Context) {
 	for {
-		_, changed := w.gate.state()
+		changed := w.gate.watch()
 		info := w.Info()
 		put, stop := context.WithTimeout(ctx, w.cfg.Heartbeat)
 		err := queue.Announce(put, w.js, &info)
@@ -54,8 +54,8 @@ func (w *Worker) announceService() (micro.Service, error) {
 }
 
 func (w *Worker) onDrain(req micro.Request) {
+	w.gate.drain()
 	w.mu.Lock()
-	w.draining = true
 	drain := w.drain
 	w.mu.Unlock()
 	w.log.Info().Msg("asked to drain")

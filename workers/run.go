@@ -17,6 +17,9 @@ type run struct {
 	msg      jetstream.Msg
 	meta     *jetstream.MsgMetadata
 	class    schemas.Class
+	model    string      // of the job; another than the worker's if it is covered
+	cover    *cover      // set then
+	metrics  *jobMetrics // of that model
 	job      *schemas.Job
 	ref      *schemas.BodyRef // of a body that lies in the object store
 	attempt  int

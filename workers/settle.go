@@ -14,6 +14,7 @@ import (
 // handle runs one delivery from beginning to end. It owns the slot that was taken for it.
 func (w *Worker) handle(jobs context.Context, class schemas.Class, msg jetstream.Msg) {
 	r := &run{w: w, tuned: w.tuned.Load(), msg: msg, class: class, jobs: jobs, received: time.Now(), ended: make(chan struct{})}
+	r.address(msg.Subject())
 	defer func() { w.slots.give(1 + r.extra) }()
 	meta, err := msg.Metadata()
 	if err != nil {
@@ -26,11 +27,11 @@ func (w *Worker) handle(jobs context.Context, class schemas.Class, msg jetstream
 	r.cancel = cancel
 	defer cancel(nil)
 
-	gauge := w.metrics.class[class].inFlight
+	gauge := r.metrics.class[class].inFlight
 	gauge.Inc()
 	defer gauge.Dec()
 	if meta.NumDelivered > 1 {
-		w.metrics.class[class].redeliveries.Inc()
+		r.metrics.class[class].redeliveries.Inc()
 	}
 	w.leases.add(r)
 	err = w.perform(ctx, r)
@@ -59,8 +60,12 @@ func (w *Worker) settle(r *run, err error) {
 		fate = "abandoned"
 	case errors.Is(err, ErrStopping):
 		fate, sent = "handed_back", r.msg.Nak() // another worker takes it at once; not a failure
+	case errors.Is(err, errDeclined): // it waits for its own model, or for another that can stand in
+		r.metrics.class[r.class].outcome("deferred")
+		w.fault(r.msg.NakWithDelay(w.cfg.MaxRetryDelay), "defer a job")
+		return
 	case errors.Is(err, errLastChance):
-		w.metrics.class[r.class].outcome("deferred")
+		r.metrics.class[r.class].outcome("deferred")
 		w.fault(r.msg.NakWithDelay(w.cfg.RetryDelay), "defer a job")
 		return
 	default:
@@ -91,7 +96,7 @@ func (w *Worker) backoff(r *run) time.Duration {
 
 func (w *Worker) logRetry(r *run, err error, fate string, delay time.Duration) {
 	if !errors.Is(err, ErrDiscard) { // that one has been counted as failed
-		w.metrics.class[r.class].outcome(fate)
+		r.metrics.class[r.class].outcome(fate)
 	}
 	e := w.log.Warn().Str("outcome", fate).Int("attempt", r.attempt).Str("subject", r.msg.Subject())
 	if r.job != nil {

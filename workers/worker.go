@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/failsafe-go/failsafe-go/circuitbreaker"
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -52,15 +53,21 @@ type Worker struct {
 	// capacity says how many slots there are.
 	capacity *capacity
 	suspect  chan struct{} // asks for a look at the engine now
+	breaker  *breaker
+	pace     *pace
+	// mistrusted is set while the engine has to prove itself by a token.
+	mistrusted    atomic.Bool
+	lastToken     atomic.Int64 // when the engine last gave one to any job, as time since started
+	healthMetrics *healthMetrics
+	covers        []*cover
 	// lastChance is held by the one job here that is on its last attempt.
 	lastChance chan struct{}
 	started    time.Time
 
-	mu       sync.Mutex
-	running  map[string]*run // by tenant and job id
-	health   Health
-	draining bool
-	drain    context.CancelFunc // stops the pulling; set while Run runs
+	mu      sync.Mutex
+	running map[string]*run // by tenant and job id
+	health  Health
+	drain   context.CancelFunc // stops the pulling; set while Run runs
 }
 
 // New returns a worker for a declared model. It does no I/O. js's connection carries pulls and
@@ -77,11 +84,15 @@ func New(js jetstream.JetStream, model string, engine Engine, cfg Config) (*Work
 	if err != nil {
 		return nil, fmt.Errorf("worker for %q: %w", model, err)
 	}
+	hm, err := newHealthMetrics(cfg.Registry, model)
+	if err != nil {
+		return nil, fmt.Errorf("worker for %q: %w", model, err)
+	}
 	w := &Worker{
 		js: js, nc: js.Conn(), model: model, engine: engine, cfg: cfg, metrics: m,
-		log:     cfg.Logger.With().Str("model", model).Str("worker", cfg.ID).Logger(),
-		slots:   newSlots(cfg.Slots),
-		gate:    newGate(keeperEngine, "the engine has not answered yet"),
+		log:   cfg.Logger.With().Str("model", model).Str("worker", cfg.ID).Logger(),
+		slots: newSlots(cfg.Slots),
+		gate:  newGate(hm), pace: &pace{}, healthMetrics: hm,
 		suspect: make(chan struct{}, 1), lastChance: make(chan struct{}, 1),
 		running: make(map[string]*run),
 		started: time.Now(),
@@ -90,6 +101,16 @@ func New(js jetstream.JetStream, model string, engine Engine, cfg Config) (*Work
 	w.leases = newLeases(w)
 	w.groups = newGroups(engine, &w.tuned, cfg.Slots, m)
 	w.capacity = newCapacity(w)
+	w.gate.hold(keeperEngine, schemas.CauseStarting, "the engine has not answered yet")
+	w.breaker = newBreaker(cfg.Breaker, w.breakerChanged)
+	hm.showBreaker(breakerName(circuitbreaker.ClosedState))
+	for _, c := range cfg.Covers {
+		covered, err := newCover(w, c)
+		if err != nil {
+			return nil, fmt.Errorf("worker for %q: %w", model, err)
+		}
+		w.covers = append(w.covers, covered)
+	}
 	return w, nil
 }
 
@@ -112,7 +133,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	jobs, stopJobs := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer stopJobs(ErrStopping)
 	unhook := context.AfterFunc(pulling, func() {
-		w.setDraining(true)
+		w.gate.drain()
 		time.AfterFunc(w.tuned.Load().DrainTimeout, func() { stopJobs(ErrStopping) })
 	})
 	defer unhook()
@@ -124,10 +145,11 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.drain = stopPulling
 	w.mu.Unlock()
 
-	var watchers, inFlight sync.WaitGroup
-	p := newPuller(w, consumers, func(class schemas.Class, msg jetstream.Msg) {
+	var watchers, inFlight, covering sync.WaitGroup
+	start := func(class schemas.Class, msg jetstream.Msg) {
 		inFlight.Go(func() { w.handle(jobs, class, msg) })
-	})
+	}
+	p := newPuller(w, consumers, start)
 	cancels, err := w.nc.Subscribe(schemas.AllCancels, w.onCancel)
 	if err != nil {
 		return fmt.Errorf("worker for %s: listen for cancels: %w", w.model, err)
@@ -138,10 +160,15 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 
 	watchers.Go(func() { w.leases.run(watch) })
-	watchers.Go(func() { w.watchEngine(watch) })
 	watchers.Go(func() { w.capacity.run(watch) })
+	watchers.Go(func() { w.watchEngine(watch, consumers) })
+	watchers.Go(func() { w.watchConnection(watch) })
 	watchers.Go(func() { w.heartbeat(watch) })
+	for _, c := range w.covers {
+		covering.Go(func() { c.run(pulling, p, start) })
+	}
 	p.run(pulling)
+	covering.Wait()
 	inFlight.Wait()
 	w.groups.running.Wait() // a request may outlive its last member by the end of its stream
 
@@ -161,12 +188,6 @@ func (w *Worker) flush() error {
 	return nil
 }
 
-func (w *Worker) setDraining(on bool) {
-	w.mu.Lock()
-	w.draining = on
-	w.mu.Unlock()
-}
-
 // fault reports an error that has no caller to go to: the message concerned comes back after one lease.
 func (w *Worker) fault(err error, doing string) {
 	if err != nil {
@@ -174,29 +195,51 @@ func (w *Worker) fault(err error, doing string) {
 	}
 }
 
+// Status returns the worker's health as of now.
+func (w *Worker) Status() Status {
+	s := w.gate.status()
+	s.Engine = w.engine.String()
+	s.Slots, s.Busy = w.slots.count()
+	for _, c := range w.covers {
+		if c.active.Load() {
+			s.Covering = append(s.Covering, c.model)
+		}
+	}
+	return s
+}
+
 // Info returns the worker's registry entry as of now.
 func (w *Worker) Info() schemas.WorkerInfo {
 	w.mu.Lock()
-	h, draining := w.health, w.draining
+	h := w.health
 	w.mu.Unlock()
-	open, _ := w.gate.state()
-	limit, busy := w.slots.count()
+	s := w.Status()
 	info := schemas.WorkerInfo{
-		ID: w.cfg.ID, Model: w.model, State: schemas.WorkerReady, Reason: w.gate.why(),
-		Slots: limit, Busy: busy,
-		Engine: w.engine.String(), Version: h.Version, Simulated: h.Simulated,
+		ID: w.cfg.ID, Model: w.model, State: s.State, Since: s.Since, Pulling: s.Pulling, Reason: words(s.Causes),
+		Covering: s.Covering, Slots: s.Slots, Busy: s.Busy, Engine: s.Engine, Version: h.Version, Simulated: h.Simulated,
 		PID: os.Getpid(), Started: w.started.UTC(), Updated: time.Now().UTC(),
 	}
-	info.Host, _ = os.Hostname() // a registry entry without it is still of use
-	switch {
-	case draining:
-		info.State = schemas.WorkerDraining
-	case !open && h.Model == "":
-		info.State = schemas.WorkerStarting
-	case !open:
-		info.State = schemas.WorkerDown
+	for _, c := range s.Causes {
+		info.Causes = append(info.Causes, c.Cause)
 	}
+	info.Host, _ = os.Hostname() // a registry entry without it is still of use
 	return info
+}
+
+// breakerChanged shows the breaker's state, and shuts the gate while it is not closed.
+func (w *Worker) breakerChanged(e circuitbreaker.StateChangedEvent) {
+	state := breakerName(e.NewState)
+	w.healthMetrics.showBreaker(state)
+	w.healthMetrics.transitions[state].Inc()
+	switch e.NewState {
+	case circuitbreaker.OpenState:
+		w.gate.hold(keeperBreaker, schemas.CauseBreakerOpen, fmt.Sprintf("the engine failed %d of the last %d attempts", e.Metrics().Failures(), e.Metrics().Executions()))
+	case circuitbreaker.HalfOpenState:
+		w.gate.hold(keeperBreaker, schemas.CauseBreakerHalfOpen, "the engine failed too often and is being tried out")
+	default:
+		w.gate.release(keeperBreaker)
+	}
+	w.log.Warn().Str("breaker", state).Stringer("engine", w.engine).Msg("the engine's breaker changed its state")
 }
 
 // Handler serves /livez, /readyz and /metrics.

@@ -126,6 +126,14 @@ func TestQueueAndWorkers(t *testing.T) {
 	if s := c.hxp(t, "workers", "ls").must(t, exitOK); !strings.Contains(s.out, c.Workers["phi3"]) || !strings.Contains(s.out, "(simulated)") {
 		t.Errorf("workers ls wrote %q", s.out)
 	}
+	if err := queue.Announce(t.Context(), c.jetStream(t), &schemas.WorkerInfo{
+		ID: "far", Model: "phi3", State: schemas.WorkerDegraded, Pulling: true, Reason: "slow today", Covering: []string{"hermes"}, Started: time.Now(), Updated: time.Now(),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if s := c.hxp(t, "workers", "ls").must(t, exitOK); !strings.Contains(s.out, "phi3 (for hermes)") || !strings.Contains(s.out, "degraded: slow today") {
+		t.Errorf("workers ls wrote %q", s.out)
+	}
 	s = c.hxp(t, "workers", "drain", c.Workers["phi3"]).must(t, exitOK)
 	if s.out != c.Workers["phi3"]+" is draining\n" {
 		t.Errorf("drain wrote %q", s.out)

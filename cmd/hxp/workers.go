@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -46,7 +47,11 @@ func (c *cli) workersListCommand() *cobra.Command {
 					if w.Reason != "" {
 						state += ": " + short(w.Reason)
 					}
-					return row(w.ID, w.Model, state, w.Busy, w.Slots, engine, fmt.Sprintf("%s/%d", w.Host, w.PID), time.Since(w.Started).Round(time.Second))
+					model := w.Model
+					if len(w.Covering) > 0 {
+						model += " (for " + strings.Join(w.Covering, ", ") + ")"
+					}
+					return row(w.ID, model, state, w.Busy, w.Slots, engine, fmt.Sprintf("%s/%d", w.Host, w.PID), time.Since(w.Started).Round(time.Second))
 				})
 			})
 		},

@@ -47,7 +47,7 @@ func waiting(s queue.ModelStats) (n uint64) {
 // load sums up the workers of a model that are ready.
 func (d *doctor) load(model string) (busy, slots int) {
 	for _, w := range d.workers {
-		if w.Model == model && w.State == schemas.WorkerReady {
+		if w.Model == model && w.Live() {
 			busy, slots = busy+w.Busy, slots+w.Slots
 		}
 	}
@@ -65,7 +65,7 @@ func (d *doctor) serving(model string, s queue.ModelStats) {
 			continue
 		}
 		mine = append(mine, w)
-		if w.State == schemas.WorkerReady {
+		if w.Live() {
 			ready++
 			versions[w.Version] = true
 		}
@@ -115,6 +115,9 @@ func reason(w schemas.WorkerInfo) string {
 }
 
 func remedy(w schemas.WorkerInfo) string {
+	if w.State == schemas.WorkerDegraded && w.Pulling {
+		return "it takes jobs all the same; start another worker if that goes on"
+	}
 	if w.State == schemas.WorkerDraining {
 		return "it was asked to finish and end; start another if that was not meant"
 	}

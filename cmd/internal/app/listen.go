@@ -50,6 +50,7 @@ func serve(l net.Listener, h http.Handler, failed func(error)) (stop func() erro
 type readiness struct {
 	OK      bool                                `json:"ok"`
 	Workers map[string]map[string]workers.Check `json:"workers"`
+	Health  map[string]workers.Status           `json:"health"`
 	// Config says what came of the last reload. It does not count for OK.
 	Config workers.Check `json:"config"`
 }
@@ -61,11 +62,11 @@ func monitor(all []*workers.Worker, reg *prometheus.Registry, reloads *reloader)
 		reply(rw, http.StatusOK, map[string]bool{"ok": true})
 	})
 	mux.HandleFunc("GET /readyz", func(rw http.ResponseWriter, _ *http.Request) {
-		r := readiness{OK: true, Workers: map[string]map[string]workers.Check{}, Config: reloads.check()}
+		r := readiness{OK: true, Workers: map[string]map[string]workers.Check{}, Health: map[string]workers.Status{}, Config: reloads.check()}
 		for _, w := range all {
 			ok, checks := w.Ready()
 			r.OK = r.OK && ok
-			r.Workers[w.ID()] = checks
+			r.Workers[w.ID()], r.Health[w.ID()] = checks, w.Status()
 		}
 		status := http.StatusOK
 		if !r.OK {

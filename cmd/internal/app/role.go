@@ -29,7 +29,7 @@ func (c *Config) limits(model string) workers.Limits {
 func (c *Config) workerConfig(model, id string, log zerolog.Logger, reg *prometheus.Registry, lease *nats.Conn) workers.Config {
 	w, m := c.Worker, c.Models[model]
 	return workers.Config{
-		ID: id, Slots: m.Slots, TargetLatency: c.targetLatency(model), Reserved: m.Reserved.config(),
+		ID: id, Slots: m.Slots, TargetLatency: c.targetLatency(model), Reserved: m.Reserved.config(), Covers: c.covers(model),
 		DrainTimeout: none(w.DrainTimeout), FirstTokenTimeout: m.FirstTokenTimeout, TokenTimeout: m.TokenTimeout,
 		MaxAttempts: w.Attempts, Coalesce: none(w.Coalesce), StandardShare: none(w.StandardShare), BatchShare: none(w.BatchShare),
 		GroupSize: m.GroupSize, GroupWait: none(m.GroupWait),

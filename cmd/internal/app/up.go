@@ -207,12 +207,13 @@ func (u *up) setUpQueue(ctx context.Context) error {
 		u.started.push(func() error { conn.Close(); return nil })
 	}
 	wanted := u.cfg.Queue.Config()
-	fitted := wanted.Fit(len(u.models), u.broker.MaxStore())
+	queues := u.cfg.queues(u.models...)
+	fitted := wanted.Fit(len(queues), u.broker.MaxStore())
 	if fitted.MaxBytes != wanted.MaxBytes {
 		u.warnings = append(u.warnings, fmt.Sprintf("the disk of %s has room for %s: queue.max_bytes is %s for now, not %s, and the other bounds are as much smaller",
 			u.o.Data, Bytes(u.broker.MaxStore()>>20<<20), Bytes(fitted.MaxBytes), Bytes(wanted.MaxBytes)))
 	}
-	warnings, err := ensureQueue(ctx, u.conn, u.models, fitted)
+	warnings, err := ensureQueue(ctx, u.conn, queues, fitted)
 	u.warnings = append(u.warnings, warnings...)
 	return err
 }

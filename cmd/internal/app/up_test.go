@@ -18,6 +18,7 @@ import (
 	"github.com/hxp-enterprise/hxp/cmd/internal/app"
 	"github.com/hxp-enterprise/hxp/internal/queue"
 	"github.com/hxp-enterprise/hxp/schemas"
+	"github.com/hxp-enterprise/hxp/workers"
 )
 
 func get(t *testing.T, url string) (int, string) {
@@ -60,11 +61,12 @@ func TestUpServesEveryModelAndItsMetrics(t *testing.T) {
 	var ready struct {
 		OK      bool
 		Workers map[string]map[string]struct{ OK bool }
+		Health  map[string]workers.Status
 	}
 	if err := json.Unmarshal([]byte(body), &ready); err != nil {
 		t.Fatal(err)
 	}
-	if status != http.StatusOK || !ready.OK || len(ready.Workers) != 4 || !ready.Workers[r.Workers["phi3"]]["engine"].OK {
+	if status != http.StatusOK || !ready.OK || len(ready.Workers) != 4 || !ready.Workers[r.Workers["phi3"]]["engine"].OK || ready.Health[r.Workers["phi3"]].State != schemas.WorkerReady {
 		t.Errorf("readyz: %d %s", status, body)
 	}
 	_, metrics := get(t, "http://"+r.HTTP+"/metrics")

@@ -1,23 +1,31 @@
 package app
 
 import (
+	"slices"
 	"time"
 
 	"github.com/hxp-enterprise/hxp/workers"
 )
 
-// cover is a model whose jobs the workers of another take while it has had no worker for some time.
-type cover struct {
-	Model string
-	After time.Duration
-}
-
 // covers are the models that name this one as their fallback.
-func (c *Config) covers(model string) []cover {
-	var out []cover
+func (c *Config) covers(model string) []workers.Cover {
+	var out []workers.Cover
 	for _, name := range c.ModelNames() {
 		if f := c.Models[name].Fallback; f.Model == model {
-			out = append(out, cover{name, f.After})
+			out = append(out, workers.Cover{Model: name, After: f.After})
+		}
+	}
+	return out
+}
+
+// queues are the models whose queues the workers of some models need.
+func (c *Config) queues(models ...string) []string {
+	out := slices.Clone(models)
+	for _, m := range models {
+		for _, covered := range c.covers(m) {
+			if !slices.Contains(out, covered.Model) {
+				out = append(out, covered.Model)
+			}
 		}
 	}
 	return out

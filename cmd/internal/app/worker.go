@@ -70,7 +70,7 @@ func Worker(ctx context.Context, cfg *Config, o WorkerOptions) (err error) {
 		return err
 	}
 	started.push(func() error { leases.Close(); return nil })
-	warnings, err := ensureQueue(ctx, conn, []string{o.Model}, cfg.Queue.Config())
+	warnings, err := ensureQueue(ctx, conn, cfg.queues(o.Model), cfg.Queue.Config())
 	if err != nil {
 		return err
 	}
