@@ -29,7 +29,7 @@ func Older(version, least string) bool { return older(version, least) }
 // ServeArgs, ServerConfig, Covers and TargetLatency are what a model's worker is started with.
 func ServeArgs(c *Config, model string) vllm.Args            { return c.serveArgs(model) }
 func ServerConfig(c *Config, model string) vllm.ServerConfig { return c.serverConfig(model) }
-func Covers(c *Config, model string) []workers.Cover                 { return c.covers(model) }
+func Covers(c *Config, model string) []workers.Cover         { return c.covers(model) }
 func TargetLatency(c *Config, model string) time.Duration {
 	return c.targetLatency(model)
 }
