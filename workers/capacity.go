@@ -98,7 +98,11 @@ func (c *capacity) look(ctx context.Context) (Load, bool) {
 func (c *capacity) decide(load Load, known bool, now time.Time) {
 	slots := c.w.cfg.Slots
 	limit, used := c.w.slots.count()
-	c.target.next(slots, used, &c.latency, now)
+	if c.latency.aimed.Load() {
+		c.target.next(slots, used, &c.latency, now)
+	} else {
+		c.target = targetBound{limit: slots} // a target that was taken away bounds no longer
+	}
 	pressure, words := c.target.strain >= strained, ""
 	if known {
 		c.waiting.next(slots, used, load)

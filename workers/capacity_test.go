@@ -216,6 +216,12 @@ func TestLimitFollowsTheLatency(t *testing.T) {
 			if log := s.log.String(); !strings.Contains(log, `"reason":"latency"`) || !strings.Contains(log, "latency_of_target") {
 				t.Errorf("log = %s", log)
 			}
+			free := c.cfg.Tunables()
+			free.TargetLatency, free.TargetInterToken = 0, 0
+			if err := s.Tune(free); err != nil {
+				t.Fatal(err)
+			}
+			waitFor(t, "the limit to come back without a target", func() bool { return s.Info().Slots == 16 })
 		})
 	}
 }

@@ -33,6 +33,7 @@ type puller struct {
 	mu      sync.Mutex
 	changed *sync.Cond
 	waiting map[schemas.Class]bool // of which classes a pull should be out
+	live    map[schemas.Class]bool // and is, and has not been told to end
 	stopped bool
 	out     map[schemas.Class]jetstream.MessagesContext
 }
@@ -43,6 +44,7 @@ func newPuller(w *Worker, consumers map[schemas.Class]jetstream.Consumer, start 
 		credit:  make(map[schemas.Class]float64),
 		wake:    make(chan struct{}, 1),
 		waiting: make(map[schemas.Class]bool),
+		live:    make(map[schemas.Class]bool),
 		out:     make(map[schemas.Class]jetstream.MessagesContext),
 	}
 	p.changed = sync.NewCond(&p.mu)
@@ -136,6 +138,13 @@ func (p *puller) withdraw(stopped bool) {
 	p.changed.Broadcast()
 }
 
+// retire takes back the waiting pull of one class.
+func (p *puller) retire(class schemas.Class) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.set(class, false)
+}
+
 // end ends a waiting pull. While the connection is lost nothing is on its way to it, and if it were
 // drained then it would be subscribed again with the connection, for good, and catch jobs that nobody reads.
 func (p *puller) end(pull jetstream.MessagesContext) {
@@ -173,6 +182,7 @@ func (p *puller) renew(ctx context.Context) {
 // withdrawn still come, to be started or handed back.
 func (p *puller) set(class schemas.Class, waiting bool) {
 	p.waiting[class] = waiting
+	p.live[class] = p.live[class] && waiting
 	if pull := p.out[class]; pull != nil && !waiting {
 		p.end(pull)
 	}
@@ -193,7 +203,7 @@ func (w *Worker) room(class schemas.Class) int {
 func (p *puller) waits(class schemas.Class) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.waiting[class] && p.out[class] != nil
+	return p.live[class]
 }
 
 // most returns how many slots may be taken by jobs that have to be fetched. The others stay free for
@@ -292,7 +302,7 @@ func (p *puller) wait(ctx context.Context, class schemas.Class) {
 			continue
 		}
 		p.mu.Lock()
-		p.out[class] = pull
+		p.out[class], p.live[class] = pull, p.waiting[class]
 		if !p.waiting[class] {
 			p.end(pull)
 		}
@@ -311,6 +321,7 @@ func (p *puller) wait(ctx context.Context, class schemas.Class) {
 		}
 		p.mu.Lock()
 		delete(p.out, class)
+		p.live[class] = false
 		p.mu.Unlock()
 		p.nudge() // the slot that it kept can be fetched for
 	}
@@ -330,7 +341,7 @@ func (p *puller) awaitIdle(class schemas.Class) bool {
 func (p *puller) offer(ctx context.Context, class schemas.Class, msg jetstream.Msg) {
 	open, _ := p.w.gate.state()
 	if ctx.Err() != nil || !open || p.w.room(class) == 0 || !p.w.slots.try() {
-		p.withdraw(false)
+		p.retire(class)
 		p.w.fault(msg.Nak(), "hand back a job that came too late")
 		p.nudge()
 		return
@@ -338,13 +349,16 @@ func (p *puller) offer(ctx context.Context, class schemas.Class, msg jetstream.M
 	p.start(class, msg)
 	// The pull goes on with the next job by itself. But when there are many, they are better fetched in
 	// bulk and in the order of their classes, and a worker without a free slot wants none.
-	if meta, err := msg.Metadata(); err == nil && meta.NumPending == 0 && p.w.slots.free() > 0 {
-		if p.narrow() {
-			p.nudge()
-		}
+	// The other classes' pulls stay out, as nothing of theirs is queued.
+	meta, err := msg.Metadata()
+	switch {
+	case p.w.room(schemas.Interactive) == 0:
+		p.withdraw(false)
+	case err != nil || meta.NumPending > 0:
+		p.retire(class)
+	case !p.narrow():
 		return
 	}
-	p.withdraw(false)
 	p.nudge()
 }
 
