@@ -185,7 +185,7 @@ func (c *cover) pull(ctx context.Context, own *puller, start func(schemas.Class,
 		batch, err := c.consumers[class].FetchNoWait(n)
 		if err == nil {
 			for msg := range batch.Messages() {
-				if !c.w.slots.try() {
+				if !c.w.slots.try(0) {
 					c.w.fault(msg.Nak(), "hand back a job that came too late")
 					continue
 				}

@@ -188,11 +188,17 @@ func (p *puller) set(class schemas.Class, waiting bool) {
 	}
 }
 
+// leave is how many slots jobs of a class leave free.
+func (w *Worker) leave(class schemas.Class) int {
+	limit, _ := w.slots.count()
+	return w.tuned.Load().Reserved.leave(class, limit, w.cfg.Slots)
+}
+
 // room returns how many of the free slots jobs of a class may take, apart from those that it has
 // earned. Batch fills the slack: without any it has room for one job on a worker that has none.
 func (w *Worker) room(class schemas.Class) int {
 	limit, used := w.slots.count()
-	room := max(0, limit-used-w.tuned.Load().Reserved.leave(class, limit, w.cfg.Slots))
+	room := max(0, limit-used-w.leave(class))
 	if class == schemas.Batch && w.capacity.pressed() {
 		room = min(room, max(0, 1-used))
 	}
@@ -340,7 +346,7 @@ func (p *puller) awaitIdle(class schemas.Class) bool {
 // offer starts a job that a waiting pull brought, or hands it back at once if the last slot has just gone.
 func (p *puller) offer(ctx context.Context, class schemas.Class, msg jetstream.Msg) {
 	open, _ := p.w.gate.state()
-	if ctx.Err() != nil || !open || p.w.room(class) == 0 || !p.w.slots.try() {
+	if ctx.Err() != nil || !open || p.w.room(class) == 0 || !p.w.slots.try(p.w.leave(class)) {
 		p.retire(class)
 		p.w.fault(msg.Nak(), "hand back a job that came too late")
 		p.nudge()

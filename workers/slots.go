@@ -39,11 +39,11 @@ func (s *slots) setLimit(n int) {
 	s.limit = n
 }
 
-// try takes one slot if there is one.
-func (s *slots) try() bool {
+// try takes one slot if then some others are left free. What is held for jobs that are being fetched is not.
+func (s *slots) try(leave int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.used+s.held >= s.limit {
+	if s.used+s.held+leave >= s.limit {
 		return false
 	}
 	s.used++
