@@ -125,9 +125,10 @@
 // asked to restart, if it is a [Restarter]; not while another job still gets tokens.
 //
 // breaker.go counts the attempts of a sliding window: those that were complete, and those that failed
-// by the engine's fault, by an error or a stall; a group counts as one. What is wrong with a request, cancels, deadlines and
-// hand-backs say nothing about the engine. When too many have failed nothing is pulled, and the jobs
-// wait for other workers; the engine is tried out with canaries, never with somebody's job.
+// by the engine's fault, by an error or a stall; a group counts as one. What is wrong with a request,
+// cancels, deadlines and hand-backs say nothing about the engine. When too many have failed nothing
+// is pulled, and the jobs wait for other workers; the engine is tried out with canaries, never with
+// somebody's job.
 //
 // # Fallback
 //

@@ -69,6 +69,9 @@ func TestModelIsCoveredUntilItsWorkerIsBack(t *testing.T) {
 	if r := b.result(job); r.Model != model || r.ServedBy != other || r.Text != "by the other" || r.Worker != "o1" {
 		t.Errorf("result = %+v", r)
 	}
+	waitFor(t, "the job to be accounted for", func() bool {
+		return strings.Contains(scrape(t, s), `hxp_jobs_total{class="standard",model="phi3",outcome="completed"} 1`)
+	})
 	wantMetrics(t, s, `hxp_fallback_active{model="phi3",served_by="openchat"} 1`, `hxp_fallback_jobs_total{model="phi3",served_by="openchat"} 1`,
 		`hxp_jobs_total{class="standard",model="phi3",outcome="completed"} 1`, `hxp_jobs_total{class="standard",model="openchat",outcome="completed"} 0`)
 	if m := scrape(t, s); strings.Contains(m, `hxp_engine_up{model="phi3"}`) || strings.Contains(m, `hxp_slots{model="phi3"}`) {
