@@ -30,7 +30,7 @@ func (c *Config) serverConfig(model string) vllm.ServerConfig {
 	m, s := c.Models[model], c.VLLM.Server
 	return vllm.ServerConfig{
 		Command: s.Command, StartTimeout: m.StartTimeout, StallTimeout: s.StallTimeout, StopTimeout: s.StopTimeout,
-		RestartDelay: s.RestartDelay, MaxRestartDelay: s.MaxRestartDelay,
+		RestartDelay: s.RestartDelay, MaxRestartDelay: s.MaxRestartDelay, Cgroup: s.Cgroup,
 		MemoryLimit: int64(m.MemoryLimitGB * (1 << 30)), CPUs: m.CPUCores, ModelName: model,
 	}
 }

@@ -141,4 +141,7 @@ type Server struct {
 	// RestartDelay is the wait before the first restart; it doubles up to MaxRestartDelay.
 	RestartDelay    time.Duration `config:"restart_delay"`
 	MaxRestartDelay time.Duration `config:"max_restart_delay"`
+	// Cgroup is a delegated cgroup v2 folder, without processes of its own, in which engines get theirs
+	// with memory_limit_gb and cpu_cores as limits. By default that of this process, where it allows it.
+	Cgroup string `config:"cgroup"`
 }

@@ -148,7 +148,7 @@ ai_model_services:
     first_token_timeout: 1ms
     start_timeout: 1ms
 vllm_integration:
-  server: {command: [], stall_timeout: 1ms, restart_delay: 2m}
+  server: {command: [], stall_timeout: 1ms, restart_delay: 2m, cgroup: a/b}
   engine_args: {host: a, tensor_parallel_size: 2}
 `)
 	want := []string{
@@ -184,6 +184,7 @@ vllm_integration:
 		`ai_model_services.phi3.start_timeout: 1ms is below 1s (hxp.yaml:24)`,
 		`vllm_integration.engine_args.host: is set as service_network.internal_communication.localhost (hxp.yaml:27)`,
 		`vllm_integration.engine_args.tensor_parallel_size: is set as ai_model_services.MODEL.tensor_parallel_size (hxp.yaml:27)`,
+		`vllm_integration.server.cgroup: "a/b"; want an absolute path (hxp.yaml:26)`,
 		`vllm_integration.server.command: is empty; want a program (hxp.yaml:26)`,
 		`vllm_integration.server.max_restart_delay: 1m0s is below 2m0s`,
 		`vllm_integration.server.stall_timeout: 1ms is below 1s (hxp.yaml:26)`,

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"path/filepath"
 	"time"
 
 	"github.com/hxp-enterprise/hxp/schemas"
@@ -99,6 +100,9 @@ func validateVLLM(v VLLM, f *faults) {
 	between(f, server+".stall_timeout", v.Server.StallTimeout, time.Second, time.Hour)
 	between(f, server+".stop_timeout", v.Server.StopTimeout, time.Second, time.Hour)
 	between(f, server+".restart_delay", v.Server.RestartDelay, 10*time.Millisecond, time.Hour)
+	if c := v.Server.Cgroup; c != "" && !filepath.IsAbs(c) {
+		f.add(server+".cgroup", "%q; want an absolute path", c)
+	}
 	between(f, server+".max_restart_delay", v.Server.MaxRestartDelay, max(v.Server.RestartDelay, 10*time.Millisecond), 24*time.Hour)
 }
 
