@@ -10,6 +10,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/google/uuid"
+
 	"github.com/hxp-enterprise/hxp/internal/queue"
 	"github.com/hxp-enterprise/hxp/schemas"
 	"github.com/hxp-enterprise/hxp/workers"
@@ -100,8 +102,10 @@ func TestWhatIsNoFaultOfTheEngineDoesNotCount(t *testing.T) {
 		b.result(b.submit(schemas.Job{Body: []byte(`{"prompt":"unreceived"}`)}))
 		b.result(b.submit(schemas.Job{Body: []byte(`{"prompt":"long"}`), Deadline: time.Now().Add(50 * time.Millisecond)}))
 	}
-	job := b.submit(schemas.Job{Body: []byte(`{"prompt":"long"}`)})
-	waitFor(t, "it to run", func() bool { return s.Info().Busy == 1 })
+	id := uuid.NewString()
+	l := b.listen(schemas.EventSubject("*", "*", id))
+	job := b.submit(schemas.Job{ID: id, Body: []byte(`{"prompt":"long"}`)})
+	l.until(schemas.Started)
 	b.cancel(job)
 	b.result(job)
 	wantMetrics(t, s, `hxp_breaker_transitions_total{model="phi3",state="open"} 0`)
