@@ -80,6 +80,9 @@ func (c *capacity) look(ctx context.Context) (Load, bool) {
 		return load, true
 	case errors.Is(ctx.Err(), context.Canceled):
 	case errors.Is(err, ErrUnsupported):
+		c.mu.Lock()
+		c.words = ""
+		c.mu.Unlock()
 		if !c.failing {
 			c.w.log.Info().Err(err).Msg("engine reports no load; slots are bounded by configuration and latency")
 		}
@@ -113,8 +116,11 @@ func (c *capacity) decide(load Load, known bool, now time.Time) {
 		case load.KVCache >= kvLow:
 			words = fmt.Sprintf("the engine's KV cache is %.0f%% full", 100*load.KVCache)
 		}
-		pressure = pressure || words != ""
 	}
+	if !known {
+		words = c.pressing() // a look that fails changes nothing
+	}
+	pressure = pressure || words != ""
 	next := min(slots, c.waiting.limit, c.kv.limit, c.target.limit)
 	c.mu.Lock()
 	shifted := next != limit || pressure != c.pressure

@@ -307,11 +307,13 @@ func TestBatchWaitsForSlack(t *testing.T) {
 		b.submit(schemas.Job{Class: schemas.Batch})
 		b.pending(schemas.Batch, 1)
 		b.submit(schemas.Job{Class: schemas.Standard})
-		if got := r.gate.await(t, n+1)[n:]; !slices.Equal(got, []schemas.Class{schemas.Standard}) {
-			t.Errorf("%s: started %v under pressure, want the standard job", name, got)
+		r.engine.report(t, 3, workers.Load{}, unavailable("no answer")) // which is no sign of slack
+		b.submit(schemas.Job{Class: schemas.Standard})
+		if got := r.gate.await(t, n+2)[n:]; !slices.Equal(got, []schemas.Class{schemas.Standard, schemas.Standard}) {
+			t.Errorf("%s: started %v under pressure, want the standard jobs", name, got)
 		}
 		r.engine.report(t, 3, calm, nil)
-		if got := r.gate.await(t, n+2)[n+1:]; !slices.Equal(got, []schemas.Class{schemas.Batch}) {
+		if got := r.gate.await(t, n+3)[n+2:]; !slices.Equal(got, []schemas.Class{schemas.Batch}) {
 			t.Errorf("%s: started %v when it was over, want the batch job", name, got)
 		}
 	}
@@ -358,6 +360,24 @@ func TestBatchKeepsItsShareUnderPressure(t *testing.T) {
 }
 
 // A request that the engine's cache can never hold would block the engine's queue for ever.
+// Jobs that come one at a time, on waiting pulls, earn the share of the others as well.
+func TestShareIsEarnedByJobsThatComeSingly(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, queue.Config{})
+	r := b.reported(t, workers.Config{Slots: 16, BatchShare: 0.5}, 1)
+	r.engine.report(t, 3, workers.Load{Running: 1, KVCache: 0.85}, nil)
+	b.submit(schemas.Job{Class: schemas.Batch})
+	b.pending(schemas.Batch, 1)
+	for i := range 3 {
+		b.submit(schemas.Job{Class: schemas.Interactive})
+		r.gate.await(t, 2+i)
+	}
+	b.pending(schemas.Batch, 0)
+	if got := r.gate.await(t, 5); !slices.Contains(got, schemas.Batch) {
+		t.Errorf("started %v, want the batch job too", got)
+	}
+}
+
 func TestRequestAboveTheKVCacheIsRefused(t *testing.T) {
 	t.Parallel()
 	b := newBroker(t, queue.Config{})

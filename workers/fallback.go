@@ -175,7 +175,8 @@ func (c *cover) pull(ctx context.Context, own *puller, start func(schemas.Class,
 	got := 0
 	for _, class := range schemas.Classes() {
 		open, _ := c.w.gate.state()
-		n := min(c.w.slots.free(), c.w.room(class)) - c.w.cfg.Slots/8
+		limit, _ := c.w.slots.count()
+		n := min(c.w.slots.free(), c.w.room(class)) - limit/8
 		if ctx.Err() != nil || !open || !own.idle() {
 			return false
 		}
@@ -205,7 +206,7 @@ func (c *cover) pull(ctx context.Context, own *puller, start func(schemas.Class,
 func (p *puller) idle() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.waiting[schemas.Interactive] && p.waiting[schemas.Standard] && (p.waiting[schemas.Batch] || p.w.room(schemas.Batch) == 0)
+	return p.live[schemas.Interactive] && p.live[schemas.Standard] && (p.live[schemas.Batch] || p.w.room(schemas.Batch) == 0)
 }
 
 // address notes whose job a message is, and where it is counted: under the model that was asked for,
@@ -253,7 +254,7 @@ func (r *run) declines(reason *schemas.Error) bool {
 // and recorded, so that the deliveries until then do not count as lost.
 func (w *Worker) decline(r *run, reason *schemas.Error) error {
 	err := fmt.Errorf("%w: %w", errDeclined, reason)
-	if !r.opened && r.history.declined && r.history.servedBy == w.model {
+	if !r.opened && r.history.declined[w.model] {
 		return err
 	}
 	if !r.opened {

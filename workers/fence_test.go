@@ -149,6 +149,39 @@ func TestHalfOpenConnectionLosesTheLease(t *testing.T) {
 	}
 }
 
+// A Result that cannot be stored shuts the gate; whoever loses its lease meanwhile must not leave it shut.
+func TestLostLeaseLeavesNoGateShut(t *testing.T) {
+	t.Parallel()
+	b := newBrokerOnPort(t, queue.Config{Lease: 900 * time.Millisecond})
+	var hole atomic.Bool
+	leases, err := nats.Connect(b.proxy(&hole), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.PingInterval(200*time.Millisecond), nats.MaxPingsOutstanding(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer leases.Close()
+	engine := newScript(func(ctx context.Context, n int, _ *workers.Request, emit func(...string) bool) error {
+		if n == 1 {
+			if err := b.js.DeleteStream(ctx, schemas.ResultsStream); err != nil {
+				return err
+			}
+		}
+		emit("x")
+		return nil
+	})
+	s := b.run(engine, workers.Config{LeaseConn: leases})
+	job := b.submit(schemas.Job{})
+	waitFor(t, "the gate to shut", func() bool { return strings.Contains(s.log.String(), "results cannot be stored; pulling stops") })
+	hole.Store(true)
+	waitFor(t, "the lease to lapse", func() bool { return strings.Contains(s.log.String(), `"outcome":"abandoned"`) })
+	if _, err := queue.Ensure(t.Context(), b.js, []string{model}, b.cfg); err != nil {
+		t.Fatal(err)
+	}
+	hole.Store(false)
+	if r := b.result(job); r.Status != schemas.StatusCompleted {
+		t.Errorf("result = %+v", r)
+	}
+}
+
 func TestFencedEventsDoNotMoveTheNumbering(t *testing.T) {
 	t.Parallel()
 	b := newBroker(t, queue.Config{Lease: 900 * time.Millisecond})

@@ -205,6 +205,8 @@ func (w *Worker) store(ctx context.Context, r *run, result *schemas.Result) erro
 		case schemas.ErrorCode(err) == schemas.CodePayloadTooLarge:
 			return err
 		case r.lapsed() != nil:
+			// Whoever else has a Result to store shuts the gate again; there may be nobody.
+			w.gate.release(keeperResults)
 			return r.lapsed()
 		case r.jobs.Err() != nil:
 			return err

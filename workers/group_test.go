@@ -339,7 +339,7 @@ func TestInterruptedMembersGoOnAlone(t *testing.T) {
 func TestLostWorkersGroupIsContinued(t *testing.T) {
 	t.Parallel()
 	const jobs = 4
-	b := newBroker(t, queue.Config{Lease: 600 * time.Millisecond})
+	b := newBroker(t, queue.Config{Lease: 2 * time.Second})
 	sim, engine, _ := counted(t, vllmsim.Config{ITL: 20 * time.Millisecond})
 	nc, js := b.connect()
 	cfg := patient(jobs)

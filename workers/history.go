@@ -18,7 +18,7 @@ type history struct {
 	source    string            // the message whose attempt was recorded first
 	delivered bool              // text has been sent
 	servedBy  string            // the model of the newest attempt, if it is not the job's own
-	declined  bool              // and it was handed back
+	declined  map[string]bool   // by such a model, which handed it back
 	failed    []schemas.Attempt // attempts that count, oldest first
 	reply
 }
@@ -112,7 +112,7 @@ func readAttempts(events []schemas.Event) history {
 		case e.Kind.Opens():
 			lost()
 			h.source = cmp.Or(h.source, e.Source)
-			h.servedBy, h.declined = e.ServedBy, false
+			h.servedBy = e.ServedBy
 			switch {
 			case e.Kind == schemas.Restarted:
 				h.reply = reply{}
@@ -124,7 +124,12 @@ func readAttempts(events []schemas.Event) history {
 			h.delivered, h.by = true, h.servedBy
 			h.add(&e)
 		case e.Kind == schemas.Interrupted:
-			h.declined = e.Handback
+			if e.Handback && h.servedBy != "" {
+				if h.declined == nil {
+					h.declined = make(map[string]bool)
+				}
+				h.declined[h.servedBy] = true
+			}
 			if current != nil && !e.Handback {
 				current.Error = e.Error
 				h.failed = append(h.failed, *current)

@@ -36,6 +36,8 @@ type puller struct {
 	live    map[schemas.Class]bool // and is, and has not been told to end
 	stopped bool
 	out     map[schemas.Class]jetstream.MessagesContext
+	offered map[schemas.Class]int // started from waiting pulls and not accounted for
+	behind  bool                  // a class is held back
 }
 
 func newPuller(w *Worker, consumers map[schemas.Class]jetstream.Consumer, start func(schemas.Class, jetstream.Msg)) *puller {
@@ -45,6 +47,7 @@ func newPuller(w *Worker, consumers map[schemas.Class]jetstream.Consumer, start 
 		wake:    make(chan struct{}, 1),
 		waiting: make(map[schemas.Class]bool),
 		live:    make(map[schemas.Class]bool),
+		offered: make(map[schemas.Class]int),
 		out:     make(map[schemas.Class]jetstream.MessagesContext),
 	}
 	p.changed = sync.NewCond(&p.mu)
@@ -72,6 +75,7 @@ func (p *puller) run(ctx context.Context) {
 			}
 			continue
 		}
+		p.settleOffered()
 		// A waiting pull that is still out may yet bring a job, and keeps a slot for it.
 		n := p.w.slots.hold(p.outstanding(), p.most())
 		if n > 0 && p.fetch(ctx, n) == n {
@@ -109,6 +113,7 @@ func (p *puller) ask() (all bool) {
 		p.set(class, may && !p.stopped)
 		all = all && may
 	}
+	p.behind = !all
 	p.changed.Broadcast()
 	return all
 }
@@ -298,6 +303,16 @@ func (p *puller) account(class schemas.Class, n int) {
 	}
 }
 
+// settleOffered accounts for the jobs that waiting pulls brought.
+func (p *puller) settleOffered() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, class := range schemas.Classes() {
+		p.account(class, p.offered[class])
+		p.offered[class] = 0
+	}
+}
+
 // wait keeps one pull for one job at the broker while the worker is idle.
 func (p *puller) wait(ctx context.Context, class schemas.Class) {
 	for p.awaitIdle(class) {
@@ -353,6 +368,13 @@ func (p *puller) offer(ctx context.Context, class schemas.Class, msg jetstream.M
 		return
 	}
 	p.start(class, msg)
+	p.mu.Lock()
+	p.offered[class]++
+	behind := p.behind
+	p.mu.Unlock()
+	if behind {
+		defer p.nudge() // a class that is held back may have earned a start
+	}
 	// The pull goes on with the next job by itself. But when there are many, they are better fetched in
 	// bulk and in the order of their classes, and a worker without a free slot wants none.
 	// The other classes' pulls stay out, as nothing of theirs is queued.

@@ -70,7 +70,7 @@ func (v *watch) look(ctx context.Context) {
 	w.health = h
 	w.mu.Unlock()
 	w.metrics.engineUp.Set(1)
-	if silent := v.stillFor(ctx); silent > w.tuned.Load().TokenTimeout {
+	if silent := v.stillFor(ctx); silent > w.patience() {
 		w.mistrust(fmt.Sprintf("the engine has sequences and computed no token for %s", silent.Round(time.Millisecond)))
 	}
 	if !v.proves(ctx) {
@@ -127,6 +127,20 @@ func (v *watch) stillFor(ctx context.Context) time.Duration {
 	return v.still.observe(load, time.Now())
 }
 
+// patience is for how long the engine may count no token before it has to prove itself. Without a job
+// that decodes it may be at a long prompt, whose tokens vLLM counts at its end.
+func (w *Worker) patience() time.Duration {
+	tuned := w.tuned.Load()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, r := range w.running {
+		if r.decoding.Load() {
+			return tuned.TokenTimeout
+		}
+	}
+	return max(tuned.TokenTimeout, tuned.FirstTokenTimeout)
+}
+
 // stillness tells an engine that computes nothing from one that has nothing to compute.
 type stillness struct {
 	tokens uint64
@@ -174,7 +188,7 @@ func (v *watch) proves(ctx context.Context) bool {
 	w.mistrusted.Store(true)
 	w.gate.hold(keeperEngine, schemas.CauseHung, reason)
 	w.log.Error().Err(err).Stringer("engine", w.engine).Msg("engine says that it is well, and generates nothing")
-	if engine, ok := w.engine.(Restarter); ok && time.Since(v.restart) > restartAgain {
+	if engine, ok := w.engine.(Restarter); ok && !errors.Is(err, ErrNotReceived) && time.Since(v.restart) > restartAgain {
 		v.restart = time.Now()
 		w.healthMetrics.restarts.Inc()
 		engine.Restart(reason)
@@ -185,10 +199,11 @@ func (v *watch) proves(ctx context.Context) bool {
 func (v *watch) canary(ctx context.Context) error {
 	ctx, stop := context.WithTimeout(ctx, v.w.tuned.Load().FirstTokenTimeout)
 	defer stop()
-	if err := v.w.engine.Canary(ctx); !errors.Is(err, ErrUnsupported) {
-		return err
+	err := v.w.engine.Canary(ctx)
+	if errors.Is(err, ErrUnsupported) || schemas.ErrorCode(err) == schemas.CodeInvalidRequest {
+		return nil // there is nothing to be learned from an engine that takes no such request
 	}
-	return nil
+	return err
 }
 
 // strain looks for what makes the worker slow or full. None of it stops the pulling.
@@ -251,7 +266,9 @@ func (w *Worker) judge(r *run, err error, reason *schemas.Error) {
 	if reason.Code != schemas.CodeEngineUnavailable || !reason.Retryable {
 		return
 	}
-	if r.opened && !errors.Is(err, ErrNotReceived) && !errors.Is(err, errSameRequest) {
+	// Jobs that stall while the engine is mistrusted already, such as the others of a group, tell nothing new.
+	again := errors.Is(err, ErrStalled) && w.mistrusted.Load()
+	if r.opened && !again && !errors.Is(err, ErrNotReceived) && !errors.Is(err, errSameRequest) {
 		w.breaker.attempted(false)
 	}
 	if errors.Is(err, ErrStalled) {

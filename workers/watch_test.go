@@ -173,7 +173,7 @@ func TestHangWithoutAJobOfItsOwnIsSeenByTheLoad(t *testing.T) {
 		load:   func() (workers.Load, error) { return workers.Load{Running: 2, GeneratedTokens: 7}, nil },
 		canary: func(context.Context) error { return unavailable("no token within 1s") },
 	}
-	s := b.run(engine, workers.Config{TokenTimeout: 150 * time.Millisecond})
+	s := b.run(engine, workers.Config{FirstTokenTimeout: 150 * time.Millisecond, TokenTimeout: 50 * time.Millisecond})
 	b.await(s, schemas.WorkerDown, schemas.CauseHung)
 	if _, restarts := engine.counts(); len(restarts) != 1 {
 		t.Errorf("restarts = %q, want one", restarts)
@@ -194,7 +194,7 @@ func TestRestartIsAskedForAgainAfterTheEngineWasSeenToRestart(t *testing.T) {
 	}
 	restarting := errors.Join(workers.ErrRestarting, unavailable("restarting after it hung"))
 	engine.restart = func() { inner.setSick(restarting) }
-	s := b.run(engine, workers.Config{TokenTimeout: 100 * time.Millisecond})
+	s := b.run(engine, workers.Config{FirstTokenTimeout: 100 * time.Millisecond, TokenTimeout: 100 * time.Millisecond})
 	for n := 1; n <= 2; n++ {
 		waitFor(t, "a restart", func() bool { _, r := engine.counts(); return len(r) == n })
 		if e := b.await(s, schemas.WorkerDegraded, schemas.CauseRestarting); e.Pulling {

@@ -3,6 +3,8 @@ package vllm
 import (
 	"context"
 
+	"github.com/google/uuid"
+
 	"github.com/hxp-enterprise/hxp/schemas"
 	"github.com/hxp-enterprise/hxp/workers"
 )
@@ -20,7 +22,7 @@ func (e *Engine) Canary(ctx context.Context) error {
 	ctx, cancel := e.within(ctx, e.cfg.CanaryTimeout, "a completion of one token")
 	defer cancel()
 	for _, err := range e.Generate(ctx, &workers.Request{
-		ID: canaryID, Attempt: 1, Endpoint: schemas.Completions, Body: []byte(canaryBody), Class: schemas.Interactive,
+		ID: canaryID + "-" + uuid.NewString()[:8], Attempt: 1, Endpoint: schemas.Completions, Body: []byte(canaryBody), Class: schemas.Interactive,
 	}) {
 		if err != nil {
 			return err

@@ -178,7 +178,7 @@ func TestCanary(t *testing.T) {
 	t.Parallel()
 	e := newEngine(t, serve(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
-		if r.Header.Get("X-Request-Id") != "hxp-canary" || !strings.Contains(string(body), `"max_tokens":1,`) {
+		if !strings.HasPrefix(r.Header.Get("X-Request-Id"), "hxp-canary-") || !strings.Contains(string(body), `"max_tokens":1,`) {
 			t.Errorf("canary %q: %s", r.Header.Get("X-Request-Id"), body)
 		}
 		stream(text(0, "a", "length", 1), done)(w, r)

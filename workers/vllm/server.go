@@ -137,7 +137,9 @@ func (s *Server) Generate(ctx context.Context, req *workers.Request) iter.Seq2[w
 		s.inFlight.Add(1)
 		defer s.inFlight.Add(-1)
 		for d, err := range s.Engine.Generate(ctx, req) {
-			s.delivered.Add(1)
+			if err == nil {
+				s.delivered.Add(1)
+			}
 			if !yield(d, err) {
 				return
 			}
