@@ -20,6 +20,7 @@ BENCH_COUNT   ?= 6
 FUZZTIME      ?= 60s
 UPFLAGS       ?=
 CHAOSFLAGS    ?=
+VLLMFLAGS     ?=
 IMAGE         ?= hxp:$(VERSION)
 
 ##@ Run
@@ -75,6 +76,10 @@ chaos: ## Kill, freeze and restart every part under load, long form (CHAOSFLAGS=
 .PHONY: chaos-short
 chaos-short: ## The same in about two minutes
 	.ci/some-tests go test -tags chaos -count=1 -v -timeout 8m ./loadtest/chaos $(CHAOSFLAGS)
+
+.PHONY: test-vllm
+test-vllm: ## Run hxp against real vLLM processes on this CPU; write docs/verification.md (VLLMFLAGS='-run /phi3')
+	.ci/test-vllm $(VLLMFLAGS)
 
 ##@ Measure
 

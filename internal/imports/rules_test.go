@@ -35,6 +35,7 @@ var rules = []rule{
 	{pkg: "workers/vllm", imports: []string{"internal/sse", "schemas", "schemas/openai", "workers"}},
 
 	{pkg: "loadtest/chaos"},
+	{pkg: "loadtest/realvllm", tests: []string{"internal/sse", "producer", "workers", "workers/vllm"}},
 
 	{pkg: "cmd/internal/app", imports: []string{
 		"internal/embedded", "internal/queue", "internal/vllmsim", "producer", "schemas", "workers", "workers/vllm",
