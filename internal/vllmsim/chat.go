@@ -2,6 +2,7 @@ package vllmsim
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 )
 
@@ -24,12 +25,12 @@ func (m *message) text() (string, error) {
 		Text *string `json:"text"`
 	}
 	if json.Unmarshal(m.Content, &parts) != nil {
-		return "", badRequest("messages", "1 validation error: messages: content should be a string or a list of parts")
+		return "", invalid("body.messages", "string_type", "content should be a string or a list of parts")
 	}
 	texts := make([]string, 0, len(parts))
 	for _, p := range parts {
 		if p.Text == nil || p.Type != "text" {
-			return "", badRequest("messages", "This model does not support %q parts; only text is understood", p.Type)
+			return "", badRequest("", "This model does not support %q parts; only text is understood", p.Type)
 		}
 		texts = append(texts, *p.Text)
 	}
@@ -50,14 +51,22 @@ func (w *wireRequest) chatPrompt() (role string, prompts [][]int, err error) {
 	return role, [][]int{prompt}, nil
 }
 
+func continuesAndBegins() *apiError {
+	return badRequest("", "continue_final_message and add_generation_prompt are not compatible. Use continue_final_message when you want the model to "+
+		"continue the final message, and add_generation_prompt when you want to add a header that will prompt it to start a new assistant message instead.")
+}
+
 // renderChat is the chat template: ChatML after a beginning-of-text token. Markers are tokens that
 // no text can spell, so a message cannot forge a turn.
 func renderChat(messages []message, generate, continueFinal, addSpecial bool) ([]int, error) {
+	if messages == nil {
+		return nil, invalid("body.messages", "missing", "Field required")
+	}
 	if len(messages) == 0 {
-		return nil, badRequest("messages", "1 validation error: messages: at least one message is needed")
+		return nil, badRequest("", "Cannot apply chat template to an empty conversation. Provide at least one message.")
 	}
 	if generate && continueFinal {
-		return nil, badRequest("continue_final_message", "Cannot set both `continue_final_message` and `add_generation_prompt` to True.")
+		return nil, continuesAndBegins()
 	}
 	ids := []int{beginText}
 	if addSpecial { // the template has its own; vLLM adds a second when asked to
@@ -66,7 +75,7 @@ func renderChat(messages []message, generate, continueFinal, addSpecial bool) ([
 	for i := range messages {
 		m := &messages[i]
 		if m.Role == "" {
-			return nil, badRequest("messages", "1 validation error: messages.%d.role: Field required", i)
+			return nil, invalid(fmt.Sprintf("body.messages.%d.role", i), "missing", "Field required")
 		}
 		text, err := m.text()
 		if err != nil {

@@ -18,8 +18,11 @@ type Config struct {
 	// MaxQueued is how many sequences may run or wait before requests are answered with 503, as
 	// vLLM's --max-num-queued-reqs counts them. 0 is no limit.
 	MaxQueued int
-	// Priority orders the waiting queue by the request's priority, lower first. Without it a priority other than 0 is refused.
+	// Priority orders the waiting queue by the request's priority, lower first. Without it a priority is
+	// ignored without a word: vLLM's description of the field promises an error, and 0.32 gives none.
 	Priority bool
+	// RefusePriority refuses a priority other than 0, as that description has it.
+	RefusePriority bool
 
 	// TTFT is the fixed part of the time to the first token.
 	TTFT time.Duration

@@ -21,5 +21,9 @@
 //
 // logprobs are always null; tools, response_format and sampling parameters such as temperature do
 // not change the text; echo works for completions alone; a slow reader gets every chunk, where vLLM
-// merges those that have piled up; nothing is preempted.
+// merges those that have piled up; nothing is preempted; the messages of bodies that do not validate
+// name one fault, and in other words. What is under way when [Sim.Run] is asked to stop ends with
+// finish_reason "abort"; vLLM 0.32 may as well say nothing more until its client hangs up.
+//
+// Everything else about answers is compared with vLLM's own in loadtest/realvllm.
 package vllmsim

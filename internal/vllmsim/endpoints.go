@@ -2,16 +2,21 @@ package vllmsim
 
 import (
 	"net/http"
+	"slices"
 )
 
 // version is what /version says; the suffix tells it from a real engine.
-const version = "0.31.0+sim"
+const version = "0.32.0+sim"
 
 func (s *Sim) models(w http.ResponseWriter, _ *http.Request) {
 	model := map[string]any{"id": s.cfg.Model, "object": "model", "created": s.started.Unix(), "owned_by": "vllm"}
 	if !s.cfg.NoExtras {
 		model["root"], model["parent"], model["max_model_len"] = s.cfg.Model, nil, s.cfg.MaxModelLen
-		model["permission"] = []any{}
+		model["permission"] = []any{map[string]any{
+			"id": "modelperm-sim", "object": "model_permission", "created": s.started.Unix(), "organization": "*", "group": nil,
+			"allow_create_engine": false, "allow_sampling": true, "allow_logprobs": true, "allow_search_indices": false,
+			"allow_view": true, "allow_fine_tuning": false, "is_blocking": false,
+		}}
 	}
 	writeJSON(w, http.StatusOK, map[string]any{"object": "list", "data": []any{model}})
 }
@@ -65,6 +70,9 @@ func (t *wireTokenize) tokens(model string) ([]int, error) {
 	if err := checkModel(t.Model, model); err != nil {
 		return nil, err
 	}
+	if t.Prompt == nil && t.Messages == nil {
+		return nil, invalid("body.prompt", "missing", "Field required")
+	}
 	if t.Prompt == nil {
 		return renderChat(t.Messages, deref(t.AddGenerationPrompt, true), t.ContinueFinalMessage, deref(t.AddSpecialTokens, false))
 	}
@@ -84,14 +92,16 @@ func (s *Sim) detokenize(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		err = checkModel(body.Model, s.cfg.Model)
 	}
-	if err == nil {
-		err = checkTokens(body.Tokens, "tokens")
+	if err == nil && body.Tokens == nil {
+		err = invalid("body.tokens", "missing", "Field required")
 	}
 	if err != nil {
 		writeError(w, asAPIError(err))
 		return
 	}
-	writeJSON(w, http.StatusOK, map[string]string{"prompt": Detokenize(body.Tokens)})
+	// What is out of the vocabulary has no text.
+	known := slices.DeleteFunc(body.Tokens, func(id int) bool { return id < 0 || id >= vocab().size() })
+	writeJSON(w, http.StatusOK, map[string]string{"prompt": Detokenize(known)})
 }
 
 func (s *Sim) faultsEndpoint(w http.ResponseWriter, r *http.Request) {

@@ -29,6 +29,24 @@ func badRequest(param, format string, args ...any) *apiError {
 	return e
 }
 
+// badValue makes a 400 that names the parameter, and the value if there is one, in its message as well.
+func badValue(param string, value any, format string, args ...any) *apiError {
+	e := badRequest(param, format, args...)
+	e.Message += " (parameter=" + param
+	if value != nil {
+		e.Message += fmt.Sprintf(", value=%v", value)
+	}
+	e.Message += ")"
+	return e
+}
+
+// invalid makes the 400 of a body that does not validate: place is where in the body, kind and message are pydantic's.
+func invalid(place, kind, message string) *apiError {
+	e := badRequest(place, "1 validation error:\n  {'type': '%s', 'loc': '%s', 'msg': '%s'}", kind, place, message)
+	e.Type = "Bad Request"
+	return e
+}
+
 func notFound(param, format string, args ...any) *apiError {
 	e := badRequest(param, format, args...)
 	e.Type, e.Code = "NotFoundError", http.StatusNotFound

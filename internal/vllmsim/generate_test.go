@@ -89,9 +89,6 @@ func TestAnswersAreAsExpected(t *testing.T) {
 					usage.Prompt += len(w.PromptTokenIDs)
 				}
 				usage.Completion += len(w.TokenIDs)
-				if c.body["echo"] == true {
-					usage.Completion -= len(w.PromptTokenIDs)
-				}
 			}
 			usage.Total = usage.Prompt + usage.Completion
 
@@ -142,11 +139,33 @@ func TestAnswersAreAsExpected(t *testing.T) {
 			for _, chunk := range res.chunks[:len(res.chunks)-1] {
 				ch := chunk.Choices[0]
 				sofar[ch.Index] += len(ch.TokenIDs)
-				if n := chunk.Usage.Completion; c.body["echo"] != true && n != sofar[ch.Index] {
+				if n := chunk.Usage.Completion; n != sofar[ch.Index] {
 					t.Errorf("usage after %d tokens says %d", sofar[ch.Index], n)
 				}
 			}
 		})
+	}
+}
+
+// The text of the prompt comes first, unless its tokens are asked for.
+func TestEcho(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, vllmsim.Config{Model: "m"})
+	const prompt = "x \"quoted\" \\ \x01 café\n"
+	plain := obj{"prompt": prompt, "max_tokens": 4}
+	reply := r.stream(t, completions, plain).choices[0].Text
+	for _, c := range []struct {
+		ids  bool
+		want string
+	}{{false, prompt + reply}, {true, reply}} {
+		body := obj{"prompt": prompt, "max_tokens": 4, "echo": true, "return_token_ids": c.ids}
+		if got := r.stream(t, completions, body).choices[0].Text; got != c.want {
+			t.Errorf("return_token_ids=%t: streamed %q, want %q", c.ids, got, c.want)
+		}
+		delete(body, "stream")
+		if _, whole := r.do(t, http.MethodPost, completions, body); whole["choices"].([]any)[0].(obj)["text"] != c.want {
+			t.Errorf("return_token_ids=%t: %v, want %q", c.ids, whole, c.want)
+		}
 	}
 }
 
@@ -166,7 +185,7 @@ func TestStreamWire(t *testing.T) {
 		"completion": {vllmsim.Config{}, completions, obj{"prompt": prompt, "max_tokens": 2, "return_token_ids": true, "stream_options": obj{"include_usage": true}}, []string{
 			`{"id":"cmpl-X","object":"text_completion","created":0,"model":"m","choices":[{"index":0,"text":"` + one + `","logprobs":null,"finish_reason":null,"stop_reason":null,"prompt_token_ids":` + list(prompt) + `,"token_ids":` + list(ids[:1]) + `}]}`,
 			`{"id":"cmpl-X","object":"text_completion","created":0,"model":"m","choices":[{"index":0,"text":"` + two + `","logprobs":null,"finish_reason":"length","stop_reason":null,"prompt_token_ids":null,"token_ids":` + list(ids[1:]) + `}]}`,
-			fmt.Sprintf(`{"id":"cmpl-X","object":"text_completion","created":0,"model":"m","choices":[],"usage":{"prompt_tokens":%d,"total_tokens":%d,"completion_tokens":2}}`, len(prompt), len(prompt)+2),
+			fmt.Sprintf(`{"id":"cmpl-X","object":"text_completion","created":0,"model":"m","choices":[],"usage":{"prompt_tokens":%d,"total_tokens":%d,"completion_tokens":2},"system_fingerprint":"vllm-0.32.0+sim"}`, len(prompt), len(prompt)+2),
 			`[DONE]`,
 		}},
 		"completion without extras": {vllmsim.Config{NoExtras: true}, completions, obj{"prompt": prompt, "max_tokens": 1, "return_token_ids": true}, []string{
@@ -174,8 +193,8 @@ func TestStreamWire(t *testing.T) {
 			`[DONE]`,
 		}},
 		"chat": {vllmsim.Config{}, chat, obj{"messages": []obj{message("user", "x"), message("assistant", "Hello")}, "add_generation_prompt": false, "continue_final_message": true, "max_tokens": 1, "stop": "qq"}, []string{
-			`{"id":"chatcmpl-X","object":"chat.completion.chunk","created":0,"model":"m","choices":[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}],"prompt_token_ids":null}`,
-			`{"id":"chatcmpl-X","object":"chat.completion.chunk","created":0,"model":"m","choices":[{"index":0,"delta":{"content":"?"},"logprobs":null,"finish_reason":"length","stop_reason":null,"token_ids":null}]}`,
+			`{"id":"chatcmpl-X","object":"chat.completion.chunk","created":0,"model":"m","choices":[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}],"prompt_token_ids":null,"prompt_text":null}`,
+			`{"id":"chatcmpl-X","object":"chat.completion.chunk","created":0,"model":"m","choices":[{"index":0,"delta":{"content":"?"},"logprobs":null,"finish_reason":"length","stop_reason":null,"token_ids":null}],"system_fingerprint":"vllm-0.32.0+sim"}`,
 			`[DONE]`,
 		}},
 	} {

@@ -15,10 +15,11 @@ type Completion struct {
 }
 
 type usage struct {
-	PromptTokens        int  `json:"prompt_tokens"`
-	TotalTokens         int  `json:"total_tokens"`
-	CompletionTokens    int  `json:"completion_tokens"`
-	PromptTokensDetails *int `json:"prompt_tokens_details"`
+	PromptTokens            int  `json:"prompt_tokens"`
+	TotalTokens             int  `json:"total_tokens"`
+	CompletionTokens        int  `json:"completion_tokens"`
+	PromptTokensDetails     *int `json:"prompt_tokens_details"`
+	CompletionTokensDetails *int `json:"completion_tokens_details"`
 }
 
 // reply answers a request in one piece.
@@ -47,9 +48,8 @@ func collect(g *group, out []emission) ([]Completion, FaultKind) {
 	for i, q := range g.sequences {
 		list[i] = Completion{Index: i, PromptTokenIDs: q.prompt}
 		texts[i] = newOutput(q.prompt, q.gen.p)
-		if g.req.echo {
+		if g.req.echoText() {
 			list[i].Text = string(shown(q.prompt, q.gen.p))
-			list[i].TokenIDs = append(list[i].TokenIDs, q.prompt...)
 		}
 	}
 	for _, e := range out {
@@ -69,6 +69,9 @@ func collect(g *group, out []emission) ([]Completion, FaultKind) {
 	return list, ""
 }
 
+// fingerprint is what system_fingerprint says: the version, and in vLLM a digest of the configuration.
+const fingerprint = "vllm-" + version
+
 // body is the answer with every field that vLLM writes, null ones too.
 func (c *Config) body(g *group, list []Completion, created int64) map[string]any {
 	r := g.req
@@ -76,21 +79,20 @@ func (c *Config) body(g *group, list []Completion, created int64) map[string]any
 	choices := make([]map[string]any, len(list))
 	for i, done := range list {
 		u.CompletionTokens += len(done.TokenIDs)
-		if r.echo {
-			u.CompletionTokens -= len(done.PromptTokenIDs)
-		}
 		choice := map[string]any{"index": i, "logprobs": nil, "finish_reason": done.FinishReason}
 		if r.chat {
 			message := map[string]any{"role": r.role, "content": done.Text, "refusal": nil}
 			if !c.NoExtras {
-				message["tool_calls"], message["reasoning"] = []any{}, nil
+				for _, field := range []string{"annotations", "audio", "function_call", "reasoning"} {
+					message[field] = nil
+				}
 			}
 			choice["message"] = message
 		} else {
 			choice["text"] = done.Text
 		}
 		if !c.NoExtras {
-			choice["stop_reason"] = done.StopReason
+			choice["stop_reason"], choice["routed_experts"] = done.StopReason, nil
 		}
 		if !c.NoTokenIDs {
 			choice["token_ids"] = idsOrNull(r, done.TokenIDs)
@@ -105,9 +107,15 @@ func (c *Config) body(g *group, list []Completion, created int64) map[string]any
 	if r.chat {
 		object = "chat.completion"
 	}
-	body := map[string]any{"id": g.id, "object": object, "created": created, "model": c.Model, "choices": choices, "usage": u, "system_fingerprint": nil}
+	body := map[string]any{"id": g.id, "object": object, "created": created, "model": c.Model, "choices": choices, "usage": u, "service_tier": nil, "system_fingerprint": nil}
 	if !c.NoExtras {
-		body["kv_transfer_params"] = nil
+		body["system_fingerprint"] = fingerprint
+		for _, field := range []string{"kv_transfer_params", "ec_transfer_params", "metrics"} {
+			body[field] = nil
+		}
+		if r.chat {
+			body["prompt_text"] = nil
+		}
 	}
 	if r.chat && !c.NoTokenIDs {
 		body["prompt_token_ids"], body["prompt_logprobs"] = idsOrNull(r, r.prompts[0]), nil

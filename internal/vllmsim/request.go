@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
+	"strings"
 )
 
 // wireRequest holds the fields of both generation endpoints that the simulator acts on. Others are
@@ -65,6 +67,10 @@ type request struct {
 	priority        int
 }
 
+// echoText reports whether the text of the prompt comes before that of the reply. vLLM leaves it out where
+// token ids are asked for, since the prompt's are then beside it.
+func (r *request) echoText() bool { return r.echo && !r.tokenIDs }
+
 func (r *request) choices() int { return len(r.prompts) * r.n }
 
 func (r *request) promptTokens() int {
@@ -79,10 +85,17 @@ func (r *request) promptTokens() int {
 func decodeBody(body []byte, v any) error {
 	err := json.Unmarshal(body, v)
 	if bad, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		return badRequest(bad.Field, "1 validation error: %s: Input should be a valid %s, got %s", bad.Field, bad.Type, bad.Value)
+		place := "body"
+		if bad.Field != "" {
+			place += "." + bad.Field
+		}
+		return invalid(place, "type_error", fmt.Sprintf("Input should be a valid %s, got %s", bad.Type, bad.Value))
+	}
+	if bad, ok := errors.AsType[*json.SyntaxError](err); ok {
+		return invalid(fmt.Sprintf("body.%d", max(0, bad.Offset-1)), "json_invalid", "JSON decode error: "+bad.Error())
 	}
 	if err != nil {
-		return badRequest("", "1 validation error: JSON decode error: %v", err)
+		return invalid("body", "json_invalid", "JSON decode error: "+err.Error())
 	}
 	return nil
 }
@@ -98,7 +111,7 @@ func (c *Config) parse(chat bool, body []byte, model string) (*request, error) {
 			return nil, err
 		}
 	}
-	if err := w.validate(c.Priority); err != nil {
+	if err := w.validate(c, chat); err != nil {
 		return nil, err
 	}
 	r := &request{
@@ -120,7 +133,7 @@ func (c *Config) parse(chat bool, body []byte, model string) (*request, error) {
 		return nil, err
 	}
 	if r.choices() > maxSequences {
-		return nil, badRequest("n", "n must be at most %d over all prompts, got %d.", maxSequences, r.choices())
+		return nil, tooMany(r.choices())
 	}
 	return r, c.fit(&w, r)
 }
@@ -131,10 +144,7 @@ func (c *Config) fit(w *wireRequest, r *request) error {
 	if err != nil {
 		return err
 	}
-	limit := cmp.Or(w.MaxCompletionTokens, w.MaxTokens)
-	if !r.chat {
-		limit = w.MaxTokens
-	}
+	limit := w.limit(r.chat)
 	for i, prompt := range r.prompts {
 		if k := deref(w.TruncatePromptTokens, 0); k > 0 && len(prompt) > k {
 			prompt = prompt[len(prompt)-k:]
@@ -155,6 +165,9 @@ func (c *Config) fit(w *wireRequest, r *request) error {
 		}
 		rest := c.MaxModelLen - len(prompt)
 		switch {
+		case rest < 0:
+			return badValue("input_tokens", len(prompt), "This model's maximum context length is %d tokens. However, your prompt contains %d input tokens, "+
+				"which exceeds this limit even without any output tokens. Please reduce the length of the input prompt.", c.MaxModelLen, len(prompt))
 		case limit != nil:
 			p.maxTokens = *limit
 		case r.chat:
@@ -162,57 +175,74 @@ func (c *Config) fit(w *wireRequest, r *request) error {
 		default:
 			p.maxTokens = 16
 		}
-		if rest < 1 || p.maxTokens > rest {
-			asked := p.maxTokens
-			if limit == nil && r.chat {
-				asked = 0
-			}
-			return badRequest("input_tokens", "This model's maximum context length is %d tokens. However, you requested %d output tokens "+
-				"and your prompt contains %d input tokens, for a total of %d tokens. Please reduce the length of the input prompt "+
-				"or the number of requested output tokens.", c.MaxModelLen, asked, len(prompt), len(prompt)+asked)
+		// What does not fit beside the prompt is cut off without a word.
+		p.maxTokens = min(p.maxTokens, rest)
+		if p.maxTokens < 1 {
+			return badValue("max_tokens", p.maxTokens, "max_tokens must be at least 1, got %d.", p.maxTokens)
 		}
 		if p.minTokens > p.maxTokens {
-			return badRequest("min_tokens", "min_tokens must be less than or equal to max_tokens=%d, got %d.", p.maxTokens, p.minTokens)
+			return badRequest("", "min_tokens must be less than or equal to max_tokens=%d, got %d.", p.maxTokens, p.minTokens)
 		}
 		r.samplings = append(r.samplings, p)
 	}
 	return nil
 }
 
-// validate checks what needs no tokens, with vLLM's messages.
-func (w *wireRequest) validate(priority bool) error {
-	n := deref(w.N, 1)
+// limit is how many tokens are asked for, nil if that is left open.
+func (w *wireRequest) limit(chat bool) *int {
+	if chat {
+		return cmp.Or(w.MaxCompletionTokens, w.MaxTokens)
+	}
+	return w.MaxTokens
+}
+
+// validate checks what needs no tokens, with vLLM's messages. It names the parameter where vLLM does.
+func (w *wireRequest) validate(c *Config, chat bool) error {
+	n, limit := deref(w.N, 1), w.limit(chat)
 	switch {
 	case w.StreamOptions != nil && !w.Stream:
-		return badRequest("stream_options", "Stream options can only be defined when `stream=True`.")
-	case w.BeamSearch && w.Stream:
-		return badRequest("use_beam_search", "Streaming is not currently supported with beam search")
-	case n < 1:
-		return badRequest("n", "n must be at least 1, got %d.", n)
-	case n > maxSequences:
-		return badRequest("n", "n must be at most %d, got %d.", maxSequences, n)
-	case w.Temperature != nil && (*w.Temperature < 0 || math.IsInf(*w.Temperature, 0)):
-		return badRequest("temperature", "temperature must be non-negative, got %v.", *w.Temperature)
-	case w.Temperature != nil && *w.Temperature == 0 && n > 1 && !w.BeamSearch:
-		return badRequest("n", "n must be 1 when using greedy sampling, got %d.", n)
-	case w.TopP != nil && (*w.TopP <= 0 || *w.TopP > 1):
-		return badRequest("top_p", "top_p must be in (0, 1], got %v.", *w.TopP)
-	case w.MinTokens < 0:
-		return badRequest("min_tokens", "min_tokens must be greater than or equal to 0, got %d.", w.MinTokens)
-	case w.MaxTokens != nil && *w.MaxTokens < 1:
-		return badRequest("max_tokens", "max_tokens must be at least 1, got %d.", *w.MaxTokens)
-	case w.MaxCompletionTokens != nil && *w.MaxCompletionTokens < 1:
-		return badRequest("max_completion_tokens", "max_tokens must be at least 1, got %d.", *w.MaxCompletionTokens)
+		return badValue("stream_options", nil, "Stream options can only be defined when `stream=True`.")
 	case deref(w.StreamInterval, 1) < 1:
-		return badRequest("stream_interval", "stream_interval must be at least 1, got %d.", *w.StreamInterval)
+		return invalid("body.stream_interval", "greater_than_equal", "Input should be greater than or equal to 1")
 	case deref(w.TruncatePromptTokens, 1) < -1:
-		return badRequest("truncate_prompt_tokens", "truncate_prompt_tokens must be at least -1, got %d.", *w.TruncatePromptTokens)
-	case w.Priority != 0 && !priority:
+		return invalid("body.truncate_prompt_tokens", "greater_than_equal", "Input should be greater than or equal to -1")
+	case w.BeamSearch && w.Stream:
+		return badRequest("", "Streaming is not currently supported with beam search")
+	case n < 1:
+		return badRequest("", "n must be at least 1, got %d.", n)
+	case n > maxSequences:
+		return tooMany(n)
+	case w.Temperature != nil && (*w.Temperature < 0 || math.IsInf(*w.Temperature, 0)):
+		return badValue("temperature", float(*w.Temperature), "temperature must be non-negative, got %s.", float(*w.Temperature))
+	case w.Temperature != nil && *w.Temperature == 0 && n > 1 && !w.BeamSearch:
+		return badRequest("", "n must be 1 when using greedy sampling, got %d.", n)
+	case w.TopP != nil && (*w.TopP <= 0 || *w.TopP > 1):
+		return badValue("top_p", float(*w.TopP), "top_p must be in (0, 1], got %s.", float(*w.TopP))
+	case w.MinTokens < 0:
+		return badRequest("", "min_tokens must be greater than or equal to 0, got %d.", w.MinTokens)
+	case limit != nil && *limit < 1:
+		return badValue("max_tokens", *limit, "max_tokens must be at least 1, got %d.", *limit)
+	case limit != nil && *limit > c.MaxModelLen:
+		return badValue("max_tokens", *limit, "max_tokens=%d cannot be greater than max_model_len=%d. Please request fewer output tokens.", *limit, c.MaxModelLen)
+	case w.Priority != 0 && c.RefusePriority:
 		return badRequest("priority", "Got priority %d but Priority scheduling is not enabled.", w.Priority)
 	case w.ContinueFinalMessage && deref(w.AddGenerationPrompt, true):
-		return badRequest("continue_final_message", "Cannot set both `continue_final_message` and `add_generation_prompt` to True.")
+		return continuesAndBegins()
 	}
 	return nil
+}
+
+func tooMany(n int) *apiError {
+	return badRequest("", "n must be at most %d, got %d. To increase this limit, set the VLLM_MAX_N_SEQUENCES environment variable.", maxSequences, n)
+}
+
+// float writes f as Python does.
+func float(f float64) string {
+	s := strconv.FormatFloat(f, 'g', -1, 64)
+	if !strings.ContainsAny(s, ".eIN") {
+		s += ".0"
+	}
+	return s
 }
 
 // parseStop reads a stop string or a list of them.
@@ -226,10 +256,10 @@ func parseStop(raw json.RawMessage) ([]string, error) {
 	if json.Unmarshal(raw, &one) == nil {
 		list = []string{one}
 	} else if json.Unmarshal(raw, &list) != nil {
-		return nil, badRequest("stop", "1 validation error: stop: Input should be a valid string or list of strings")
+		return nil, invalid("body.stop", "string_type", "Input should be a valid string or list of strings")
 	}
 	if slices.Contains(list, "") {
-		return nil, badRequest("stop", "stop cannot contain an empty string.")
+		return nil, badRequest("", "stop cannot contain an empty string.")
 	}
 	if len(list) > most {
 		return nil, badRequest("stop", "stop must hold at most %d strings, got %d.", most, len(list))
@@ -252,9 +282,8 @@ func parsePrompts(raw json.RawMessage, addSpecial bool) ([][]int, error) {
 		}
 		return appendTokens(dst, s)
 	}
-	empty := badRequest("prompt", "Either prompt or prompt_embeds must be provided and non-empty.")
-	if len(raw) == 0 || string(raw) == "null" || string(raw) == "[]" {
-		return nil, empty
+	if len(raw) == 0 || string(raw) == "null" || string(raw) == `""` {
+		return nil, badValue("prompt", nil, "Either prompt or prompt_embeds must be provided and non-empty.")
 	}
 	var out [][]int
 	switch {
@@ -269,27 +298,30 @@ func parsePrompts(raw json.RawMessage, addSpecial bool) ([][]int, error) {
 	case json.Unmarshal(raw, &lists) == nil:
 		out = lists
 	default:
-		return nil, badRequest("prompt", "1 validation error: prompt: Input should be a string, a list of strings, a list of token ids or a list of lists of token ids")
+		return nil, invalid("body.prompt", "list_type", "Input should be a valid list")
 	}
 	for _, p := range out {
-		if len(p) == 0 {
-			return nil, badRequest("prompt", "The decoder prompt cannot be empty")
-		}
-		if err := checkTokens(p, "prompt"); err != nil {
+		if err := checkTokens(p); err != nil {
 			return nil, err
 		}
 	}
 	if len(out) == 0 {
-		return nil, empty
+		return nil, badRequest("", "You must pass at least one prompt")
 	}
 	return out, nil
 }
 
-func checkTokens(ids []int, param string) error {
+func checkTokens(ids []int) error {
+	if len(ids) == 0 {
+		return badRequest("", "The decoder prompt cannot be empty")
+	}
 	size := vocab().size()
-	for _, id := range ids {
-		if id < 0 || id >= size {
-			return badRequest(param, "Token id %d is out of vocabulary", id)
+	for i, id := range ids {
+		switch {
+		case id < 0:
+			return invalid(fmt.Sprintf("body.prompt.%d", i), "greater_than_equal", "Input should be greater than or equal to 0")
+		case id >= size:
+			return badRequest("", "Token id %d is out of vocabulary", id)
 		}
 	}
 	return nil

@@ -56,9 +56,9 @@ func (s *Sim) Handler() http.Handler {
 		case starting && !strings.HasPrefix(r.URL.Path, "/sim/"):
 			writeError(w, unavailable("The engine is starting."))
 		case !ok || rt.extra && s.cfg.NoExtras:
-			writeError(w, statusError(http.StatusNotFound, "NotFoundError", "Not Found"))
+			writeJSON(w, http.StatusNotFound, detail("Not Found"))
 		case !slices.Contains(rt.methods, r.Method):
-			writeError(w, statusError(http.StatusMethodNotAllowed, "Method Not Allowed", "Method Not Allowed"))
+			writeJSON(w, http.StatusMethodNotAllowed, detail("Method Not Allowed"))
 		default:
 			rt.handle(w, r)
 		}
@@ -104,7 +104,9 @@ func (s *Sim) generate(w http.ResponseWriter, r *http.Request, chat bool) {
 // away only once the body is read.
 func (s *Sim) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
-		return nil, badRequest("", "Unsupported Media Type: Only 'application/json' is allowed")
+		e := badRequest("", "1 validation error:\n  Unsupported Media Type: Only 'application/json' is allowed")
+		e.Type = "Bad Request"
+		return nil, e
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, s.cfg.MaxBody))
 	if _, over := errors.AsType[*http.MaxBytesError](err); over {
@@ -124,7 +126,7 @@ func (s *Sim) decode(w http.ResponseWriter, r *http.Request, v any) error {
 
 func checkModel(asked, served string) error {
 	if asked != "" && asked != served {
-		return notFound("model", "The model `%s` does not exist.", asked)
+		return notFound("model", "The model `%s` does not exist. Valid aliases: %s.", asked, served)
 	}
 	return nil
 }
@@ -137,6 +139,9 @@ func writeJSON(w http.ResponseWriter, code int, v any) {
 	enc.SetEscapeHTML(false)
 	_ = enc.Encode(v)
 }
+
+// detail is what the web framework under vLLM says of paths that it does not know.
+func detail(text string) map[string]string { return map[string]string{"detail": text} }
 
 func writeError(w http.ResponseWriter, e *apiError) {
 	writeJSON(w, e.Code, map[string]*apiError{"error": e})

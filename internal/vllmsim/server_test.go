@@ -22,7 +22,7 @@ import (
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, vllmsim.Config{Model: "m", MaxModelLen: 64, MaxBody: 200_000})
-	long := make([]int, 64)
+	ids := func(n int) string { return string(encode(t, make([]int, n))) }
 	for _, c := range []struct {
 		path, body string
 		code       int
@@ -30,48 +30,50 @@ func TestRefusals(t *testing.T) {
 		message    string
 	}{
 		{completions, `{"prompt":"x","model":"other"}`, 404, "model", "The model `other` does not exist."},
-		{completions, `{"prompt":"x","stream":true,"use_beam_search":true}`, 400, "use_beam_search", "Streaming is not currently supported with beam search"},
+		{completions, `{"prompt":"x","stream":true,"use_beam_search":true}`, 400, nil, "Streaming is not currently supported with beam search"},
 		{completions, `{"prompt":"x","stream_options":{"include_usage":true}}`, 400, "stream_options", "Stream options can only be defined when"},
-		{completions, `{"prompt":"x","n":0}`, 400, "n", "n must be at least 1, got 0."},
-		{completions, `{"prompt":"x","n":20000}`, 400, "n", "at most 16384"},
-		{completions, `{"prompt":["x","y"],"n":10000}`, 400, "n", "got 20000"},
-		{completions, `{"prompt":"x","n":2,"temperature":0}`, 400, "n", "greedy sampling"},
-		{completions, `{"prompt":"x","temperature":-1}`, 400, "temperature", "non-negative"},
+		{completions, `{"prompt":"x","n":0}`, 400, nil, "n must be at least 1, got 0."},
+		{completions, `{"prompt":"x","n":20000}`, 400, nil, "at most 16384, got 20000. To increase this limit"},
+		{completions, `{"prompt":["x","y"],"n":10000}`, 400, nil, "got 20000"},
+		{completions, `{"prompt":"x","n":2,"temperature":0}`, 400, nil, "greedy sampling"},
+		{completions, `{"prompt":"x","temperature":-1}`, 400, "temperature", "non-negative, got -1.0. (parameter=temperature, value=-1.0)"},
 		{completions, `{"prompt":"x","top_p":0}`, 400, "top_p", "top_p must be in (0, 1]"},
-		{completions, `{"prompt":"x","min_tokens":-1}`, 400, "min_tokens", "greater than or equal to 0"},
-		{completions, `{"prompt":"x","min_tokens":17}`, 400, "min_tokens", "max_tokens=16, got 17"},
-		{completions, `{"prompt":"x","max_tokens":0}`, 400, "max_tokens", "at least 1, got 0"},
-		{completions, `{"prompt":"x","max_tokens":"many"}`, 400, "max_tokens", "max_tokens"},
-		{completions, `{"prompt":"x","max_tokens":64}`, 400, "input_tokens", "This model's maximum context length is 64 tokens. However, you requested 64 output tokens"},
-		{completions, `{"prompt":"x","stream_interval":0}`, 400, "stream_interval", "at least 1"},
-		{completions, `{"prompt":"x","truncate_prompt_tokens":-2}`, 400, "truncate_prompt_tokens", "at least -1"},
-		{completions, `{"prompt":"x","priority":1}`, 400, "priority", "Got priority 1 but Priority scheduling is not enabled."},
-		{completions, `{"prompt":"x","stop":5}`, 400, "stop", "string or list"},
-		{completions, `{"prompt":"x","stop":["a",""]}`, 400, "stop", "empty string"},
+		{completions, `{"prompt":"x","min_tokens":-1}`, 400, nil, "greater than or equal to 0"},
+		{completions, `{"prompt":"x","min_tokens":17}`, 400, nil, "max_tokens=16, got 17"},
+		{completions, `{"prompt":"x","max_tokens":0}`, 400, "max_tokens", "at least 1, got 0. (parameter=max_tokens, value=0)"},
+		{completions, `{"prompt":"x","max_tokens":"many"}`, 400, "body.max_tokens", "max_tokens"},
+		{completions, `{"prompt":"x","max_tokens":65}`, 400, "max_tokens", "max_tokens=65 cannot be greater than max_model_len=64. Please request fewer output tokens."},
+		{completions, `{"prompt":` + ids(65) + `,"max_tokens":1}`, 400, "input_tokens", "This model's maximum context length is 64 tokens. However, your prompt contains 65 input tokens"},
+		{completions, `{"prompt":` + ids(64) + `,"max_tokens":1}`, 400, "max_tokens", "max_tokens must be at least 1, got 0."},
+		{completions, `{"prompt":"x","stream_interval":0}`, 400, "body.stream_interval", "greater than or equal to 1"},
+		{completions, `{"prompt":"x","truncate_prompt_tokens":-2}`, 400, "body.truncate_prompt_tokens", "greater than or equal to -1"},
+		{completions, `{"prompt":"x","stop":5}`, 400, "body.stop", "string or list"},
+		{completions, `{"prompt":"x","stop":["a",""]}`, 400, nil, "empty string"},
 		{completions, `{"prompt":"x","stop":["a"` + strings.Repeat(`,"a"`, 1000) + `]}`, 400, "stop", "at most 1000 strings, got 1001"},
-		{completions, `{"prompt":[]}`, 400, "prompt", "non-empty"},
+		{completions, `{"prompt":[]}`, 400, nil, "at least one prompt"},
+		{completions, `{"prompt":""}`, 400, "prompt", "non-empty. (parameter=prompt)"},
 		{completions, `{"prompt":null}`, 400, "prompt", "non-empty"},
-		{completions, `{"prompt":[ ]}`, 400, "prompt", "non-empty"},
-		{completions, `{"prompt":[[]]}`, 400, "prompt", "cannot be empty"},
-		{completions, `{"prompt":[99999]}`, 400, "prompt", "Token id 99999 is out of vocabulary"},
-		{completions, `{"prompt":[-1]}`, 400, "prompt", "out of vocabulary"},
-		{completions, `{"prompt":{}}`, 400, "prompt", "prompt"},
-		{completions, `{"prompt":`, 400, nil, "JSON decode error"},
+		{completions, `{"prompt":[ ]}`, 400, nil, "at least one prompt"},
+		{completions, `{"prompt":[[]]}`, 400, nil, "cannot be empty"},
+		{completions, `{"prompt":[99999]}`, 400, nil, "Token id 99999 is out of vocabulary"},
+		{completions, `{"prompt":[-1]}`, 400, "body.prompt.0", "greater than or equal to 0"},
+		{completions, `{"prompt":{}}`, 400, "body.prompt", "valid list"},
+		{completions, `{"prompt":`, 400, "body.9", "JSON decode error"},
 		{completions, `{"prompt":"` + strings.Repeat("x", 200_000) + `"}`, 413, nil, "200000 bytes"},
-		{chat, `{"messages":[]}`, 400, "messages", "at least one"},
-		{chat, `{"messages":[{"content":"x"}]}`, 400, "messages", "role"},
-		{chat, `{"messages":[{"role":"user","content":5}]}`, 400, "messages", "content"},
-		{chat, `{"messages":[{"role":"user","content":[{"type":"image_url"}]}]}`, 400, "messages", "image_url"},
-		{chat, `{"messages":[{"role":"user","content":"x"}],"continue_final_message":true}`, 400, "continue_final_message", "Cannot set both"},
-		{chat, `{"messages":[{"role":"user","content":"x"}],"max_completion_tokens":0}`, 400, "max_completion_tokens", "at least 1"},
-		{chat, `{"messages":[{"role":"user","content":"` + strings.Repeat(".", 64) + `"}]}`, 400, "input_tokens", "you requested 0 output tokens"},
+		{chat, `{"messages":[]}`, 400, nil, "empty conversation"},
+		{chat, `{}`, 400, "body.messages", "Field required"},
+		{chat, `{"messages":[{"content":"x"}]}`, 400, "body.messages.0.role", "role"},
+		{chat, `{"messages":[{"role":"user","content":5}]}`, 400, "body.messages", "content"},
+		{chat, `{"messages":[{"role":"user","content":[{"type":"image_url"}]}]}`, 400, nil, "image_url"},
+		{chat, `{"messages":[{"role":"user","content":"x"}],"continue_final_message":true}`, 400, nil, "are not compatible"},
+		{chat, `{"messages":[{"role":"user","content":"x"}],"max_completion_tokens":0}`, 400, "max_tokens", "at least 1"},
+		{chat, `{"messages":[{"role":"user","content":"` + strings.Repeat(".", 64) + `"}]}`, 400, "input_tokens", "exceeds this limit even without any output tokens"},
 		{"/tokenize", `{"prompt":"x","model":"other"}`, 404, "model", "does not exist"},
-		{"/tokenize", `{"messages":[{"role":"user","content":"x"}],"continue_final_message":true}`, 400, "continue_final_message", "Cannot set both"},
-		{"/tokenize", `[`, 400, nil, "JSON"},
-		{"/detokenize", `{"tokens":[99999]}`, 400, "tokens", "out of vocabulary"},
+		{"/tokenize", `{"messages":[{"role":"user","content":"x"}],"continue_final_message":true}`, 400, nil, "are not compatible"},
+		{"/tokenize", `[`, 400, "body.0", "JSON"},
+		{"/tokenize", `{"model":"m"}`, 400, "body.prompt", "Field required"},
+		{"/detokenize", `{"model":"m"}`, 400, "body.tokens", "Field required"},
 		{"/detokenize", `{"tokens":[1],"model":"other"}`, 404, "model", "does not exist"},
-		{"/nowhere", `{}`, 404, nil, "Not Found"},
-		{"/health", `{}`, 405, nil, "Method Not Allowed"},
 	} {
 		code, body := r.do(t, http.MethodPost, c.path, c.body)
 		e, _ := body["error"].(obj)
@@ -83,7 +85,7 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%s %.60s:\n got %d %v\nwant %d, param %v, %q", c.path, c.body, code, e, c.code, c.param, c.message)
 		}
 	}
-	if code, body := r.do(t, http.MethodPost, completions, obj{"prompt": long[:48]}); code != 200 {
+	if code, body := r.do(t, http.MethodPost, completions, obj{"prompt": make([]int, 48)}); code != 200 {
 		t.Errorf("a prompt that just fits: %d %v", code, body)
 	}
 	resp, err := r.client.Post(r.url+completions, "text/plain", strings.NewReader(`{"prompt":"x"}`))
@@ -93,6 +95,75 @@ func TestRefusals(t *testing.T) {
 	defer resp.Body.Close()
 	if body, _ := io.ReadAll(resp.Body); resp.StatusCode != 400 || !bytes.Contains(body, []byte("Only 'application/json' is allowed")) {
 		t.Errorf("text/plain: %d %s", resp.StatusCode, body)
+	}
+}
+
+// What the web framework under vLLM says is no error object.
+func TestPathsThatAreNotThere(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, vllmsim.Config{})
+	for path, want := range map[string]struct {
+		code   int
+		detail string
+	}{"/nowhere": {404, "Not Found"}, "/health": {405, "Method Not Allowed"}} {
+		if code, body := r.do(t, http.MethodPost, path, obj{}); code != want.code || !cmp.Equal(body, obj{"detail": want.detail}) {
+			t.Errorf("POST %s = %d %v, want %d %s", path, code, body, want.code, want.detail)
+		}
+	}
+}
+
+func TestPriorityWithoutItsSchedulingIsIgnored(t *testing.T) {
+	t.Parallel()
+	body := obj{"prompt": "x", "priority": 1, "max_tokens": 1}
+	if code, answer := newRig(t, vllmsim.Config{}).do(t, http.MethodPost, completions, body); code != 200 {
+		t.Errorf("status %d: %v", code, answer)
+	}
+	if code, answer := newRig(t, vllmsim.Config{RefusePriority: true}).do(t, http.MethodPost, completions, body); code != 400 {
+		t.Errorf("status %d: %v, want 400 where that is asked for", code, answer)
+	}
+}
+
+func TestAnswerIsCutAtTheWindow(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, vllmsim.Config{MaxModelLen: 64})
+	body := obj{"prompt": make([]int, 60), "max_tokens": 9, "ignore_eos": true}
+	_, whole := r.do(t, http.MethodPost, completions, body)
+	if n := whole["usage"].(obj)["completion_tokens"]; n != 4.0 {
+		t.Errorf("%v tokens, want the 4 that there is room for: %v", n, whole)
+	}
+	if c := r.stream(t, completions, body).choices[0]; c.FinishReason != "length" {
+		t.Errorf("finish reason is %q, want length", c.FinishReason)
+	}
+}
+
+func TestDetokenizeLeavesOutWhatItDoesNotKnow(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, vllmsim.Config{})
+	known := vllmsim.Tokenize("Hello")
+	if _, body := r.do(t, http.MethodPost, "/detokenize", obj{"tokens": append(known, 999999)}); body["prompt"] != "Hello" {
+		t.Errorf("detokenize = %v, want Hello", body)
+	}
+	if code, body := r.do(t, http.MethodPost, "/detokenize", obj{"tokens": []int{}}); code != 200 || body["prompt"] != "" {
+		t.Errorf("detokenize of nothing = %d %v", code, body)
+	}
+}
+
+// The fingerprint is on what ends a stream: the usage, or the last chunk of each choice.
+func TestFingerprintEndsAStream(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, vllmsim.Config{})
+	for _, c := range []struct {
+		options obj
+		want    int
+	}{{nil, 2}, {obj{"include_usage": true}, 1}} {
+		body := obj{"prompt": []string{"a", "b"}, "max_tokens": 3, "ignore_eos": true}
+		if c.options != nil {
+			body["stream_options"] = c.options
+		}
+		res := r.stream(t, completions, body)
+		if n := strings.Count(strings.Join(res.raw, ""), `"system_fingerprint":"vllm-0.32.0+sim"`); n != c.want {
+			t.Errorf("stream_options %v: %d fingerprints, want %d in %v", c.options, n, c.want, res.raw)
+		}
 	}
 }
 
@@ -132,7 +203,7 @@ func TestRequestIDs(t *testing.T) {
 func TestSmallEndpoints(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, vllmsim.Config{Model: "m", MaxModelLen: 2048, LogPrompts: true})
-	for path, want := range map[string]string{"/health": "", "/ping": "", "/version": "0.31.0+sim"} {
+	for path, want := range map[string]string{"/health": "", "/ping": "", "/version": "0.32.0+sim"} {
 		code, body := r.do(t, http.MethodGet, path, "")
 		if got, _ := body["version"].(string); code != 200 || got != want {
 			t.Errorf("%s: %d %v", path, code, body)

@@ -67,7 +67,7 @@ const (
 )
 
 // Run serves on l until ctx ends, and closes l. It begins to answer after StartDelay. When ctx ends
-// it aborts what is under way, as vLLM does on SIGTERM: choices end with finish_reason "abort". It
+// it aborts what is under way, as vLLM does on SIGTERM at its best: choices end with finish_reason "abort". It
 // returns nil then, and [ErrCrashed] after a crash fault. A simulator runs once.
 func (s *Sim) Run(ctx context.Context, l net.Listener) error {
 	if s.cfg.StartDelay > 0 {

@@ -141,7 +141,7 @@ func (c *chunks) close(fault FaultKind) {
 			produced += ch.produced
 		}
 		c.chunk = append(append(c.chunk[:0], c.head...), ']')
-		c.end(c.req.promptTokens(), produced, true)
+		c.end(c.req.promptTokens(), produced, true, true)
 	}
 	c.frames = append(c.frames, "data: [DONE]\n\n"...)
 }
@@ -161,9 +161,10 @@ func (c *chunks) roles() {
 		if !c.cfg.NoTokenIDs {
 			b = append(b, `,"prompt_token_ids":`...)
 			b = appendIDs(b, c.req.tokenIDs, ch.prompt)
+			b = append(b, `,"prompt_text":null`...)
 		}
 		c.chunk = b
-		c.end(len(ch.prompt), 0, c.req.continuousUsage)
+		c.end(len(ch.prompt), 0, c.req.continuousUsage, false)
 	}
 }
 
@@ -181,15 +182,14 @@ func (c *chunks) delta(index int, ch *streamed, end *ending) {
 		b = appendIDs(b, c.req.tokenIDs, ch.tokens)
 	}
 	c.chunk = append(b, "}]"...)
-	c.end(len(ch.prompt), ch.produced, c.req.continuousUsage)
+	c.end(len(ch.prompt), ch.produced, c.req.continuousUsage, end != nil && !c.req.usage)
 }
 
 // completion renders one chunk of a completion.
 func (c *chunks) completion(index int, ch *streamed, end *ending) {
 	c.text = c.text[:0]
-	if c.req.echo && !ch.sent {
+	if c.req.echoText() && !ch.sent {
 		c.text = append(c.text, shown(ch.prompt, ch.params)...)
-		ch.tokens = append(append([]int(nil), ch.prompt...), ch.tokens...)
 	}
 	c.text = ch.release(c.text, end)
 	b := append(append(c.chunk[:0], c.head...), `{"index":`...)
@@ -205,7 +205,7 @@ func (c *chunks) completion(index int, ch *streamed, end *ending) {
 		b = appendIDs(b, c.req.tokenIDs, ch.tokens)
 	}
 	c.chunk = append(b, "}]"...)
-	c.end(len(ch.prompt), ch.produced, c.req.continuousUsage)
+	c.end(len(ch.prompt), ch.produced, c.req.continuousUsage, end != nil && !c.req.usage)
 }
 
 // finish appends the finish reason and, where it belongs, the stop reason.
@@ -231,8 +231,9 @@ func (c *chunks) finish(b []byte, end *ending, withStop bool) []byte {
 	return append(b, "null"...)
 }
 
-// end closes the chunk, with the usage if asked for, and makes a frame of it.
-func (c *chunks) end(prompt, produced int, usage bool) {
+// end closes the chunk, with the usage and with the fingerprint if asked for, and makes a frame of it. The
+// fingerprint is on the last chunk of each choice, or on that of the usage in their place.
+func (c *chunks) end(prompt, produced int, usage, last bool) {
 	b := c.chunk
 	if usage {
 		b = append(b, `,"usage":{"prompt_tokens":`...)
@@ -241,7 +242,13 @@ func (c *chunks) end(prompt, produced int, usage bool) {
 		b = strconv.AppendInt(b, int64(prompt+produced), 10)
 		b = append(b, `,"completion_tokens":`...)
 		b = strconv.AppendInt(b, int64(produced), 10)
+		if c.req.chat && !last {
+			b = append(b, `,"completion_tokens_details":null`...)
+		}
 		b = append(b, '}')
+	}
+	if last && !c.cfg.NoExtras {
+		b = append(b, `,"system_fingerprint":"`+fingerprint+`"`...)
 	}
 	c.chunk = append(b, '}')
 	c.frames = sse.Append(c.frames, c.chunk)

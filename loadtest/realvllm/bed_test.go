@@ -74,6 +74,7 @@ func (b *bed) worker(t *testing.T, set ...string) *program {
 		hxpBinary, "worker", "--model", b.model.name, "--engine", b.engine.url, "--id", w.name, "--slots", fmt.Sprint(slots),
 		"--server", b.server, "--listen", address, "--set", "queue.lease=" + lease.String(), "--set", "queue.max_bytes=64MiB",
 		"--set", "queue.events_max_bytes=128MiB", "--set", "queue.results_max_bytes=64MiB", "--set", "queue.max_bodies_bytes=64MiB",
+		"--set", "vllm_integration.sampling_params.temperature_range=[0,2]",
 	}
 	for _, s := range set {
 		w.args = append(w.args, "--set", s)

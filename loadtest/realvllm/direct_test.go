@@ -127,7 +127,7 @@ func (b *bed) direct(t *testing.T) {
 		b.refused(t, completions, object{"prompt": "x", "max_tokens": window + 1}, http.StatusBadRequest,
 			fmt.Sprintf("max_tokens=%d", window+1), fmt.Sprintf("max_model_len=%d", window))
 		b.refused(t, completions, object{"model": "nobody", "prompt": "x"}, http.StatusNotFound, "`nobody` does not exist")
-		b.refused(t, chat, with(say("x", 1), object{"use_beam_search": true, "n": 2, "stream": true}), http.StatusBadRequest, "beam search")
+		b.refused(t, completions, with(prompt("x", 1), object{"use_beam_search": true, "n": 2, "stream": true}), http.StatusBadRequest, "beam search")
 		b.refused(t, chat, object{"messages": "x"}, http.StatusBadRequest, "valid list")
 		return ""
 	})

@@ -57,9 +57,9 @@ func (b *bed) queued(t *testing.T) {
 	})
 	check(t, "hxp_refusals", m.name, func(t *testing.T) string {
 		for words, body := range map[string]object{
-			"top_p":      with(say("x", 3), object{"top_p": 7}),
-			"stop":       with(say("x", 3), object{"stop": []string{""}}),
-			"valid list": {"messages": "x"},
+			"top_p": with(say("x", 3), object{"top_p": 7}),
+			"stop":  with(say("x", 3), object{"stop": []string{""}}),
+			"list":  {"messages": "x"},
 		} {
 			r := b.submit(t, chat, body).result(t)
 			if r.Error == nil || r.Error.Code != schemas.CodeInvalidRequest || !strings.Contains(r.Error.Message, words) || r.Attempts != 1 {

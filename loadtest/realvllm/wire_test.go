@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -27,13 +28,10 @@ const (
 type object = map[string]any
 
 // with returns a copy of o with more fields.
-func with(o object, fields object) object {
-	out := object{}
-	for k, v := range o {
-		out[k] = v
-	}
-	for k, v := range fields {
-		out[k] = v
+func with(o object, more ...object) object {
+	out := maps.Clone(o)
+	for _, fields := range more {
+		maps.Copy(out, fields)
 	}
 	return out
 }

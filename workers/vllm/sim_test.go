@@ -187,11 +187,11 @@ func TestSimulatorFaults(t *testing.T) {
 
 func TestSimulatorRefusals(t *testing.T) {
 	t.Parallel()
-	_, e := simulate(t, vllmsim.Config{Model: "m", MaxModelLen: 64})
+	_, e := simulate(t, vllmsim.Config{Model: "m", MaxModelLen: 64, RefusePriority: true})
 	for body, code := range map[string]schemas.Code{
-		`{"prompt":"x","max_tokens":1000}`: schemas.CodeContextLengthExceeded,
-		`{"prompt":"x","n":0}`:             schemas.CodeInvalidRequest,
-		`{"prompt":"x","priority":5}`:      schemas.CodeInvalidRequest,
+		`{"prompt":"` + strings.Repeat(".", 99) + `"}`: schemas.CodeContextLengthExceeded,
+		`{"prompt":"x","n":0}`:                         schemas.CodeInvalidRequest,
+		`{"prompt":"x","priority":5}`:                  schemas.CodeInvalidRequest,
 	} {
 		check(t, collect(t.Context(), e, completion(body)).err, code, false, "")
 	}
