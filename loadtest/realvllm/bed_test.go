@@ -125,8 +125,14 @@ func (b *bed) submit(t *testing.T, path string, body object) *job {
 	return &job{stream: s, choices: map[int]*reply{}}
 }
 
-// read follows the job until so many deltas have come, or to its end.
+// read follows the job until so many deltas have come in all; 0 is to its end.
 func (j *job) read(t *testing.T, deltas int) {
+	t.Helper()
+	j.until(t, func() bool { return deltas > 0 && j.events >= deltas })
+}
+
+// until follows the job until enough says so, or to its end.
+func (j *job) until(t *testing.T, enough func() bool) {
 	t.Helper()
 	ctx, stop := context.WithTimeout(t.Context(), patience)
 	defer stop()
@@ -135,7 +141,7 @@ func (j *job) read(t *testing.T, deltas int) {
 			t.Fatalf("job %s after %v: %v", j.stream.Job().ID, j.kinds, err)
 		}
 		j.take(t, e)
-		if deltas > 0 && j.events >= deltas {
+		if enough() {
 			return
 		}
 	}
