@@ -29,7 +29,7 @@ type bed struct {
 	dir    string
 	broker *program
 	server string
-	client *producer.Client
+	jobs   *producer.Client
 	lives  int
 }
 
@@ -57,10 +57,10 @@ func newBed(t *testing.T, m model, e *engine) *bed {
 		_, err := js.AccountInfo(ctx)
 		return err == nil
 	})
-	if b.client, err = producer.New(nc, producer.Config{Tenant: "verify"}); err != nil {
+	if b.jobs, err = producer.New(nc, producer.Config{Tenant: "verify"}); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = b.client.Close() })
+	t.Cleanup(func() { _ = b.jobs.Close() })
 	return b
 }
 
@@ -106,6 +106,7 @@ type job struct {
 	choices map[int]*reply
 	kinds   []schemas.Kind
 	events  int // deltas
+	sent    int // tokens, when the job went on
 	last    schemas.Event
 	resumed []schemas.Event
 	again   []string // why it began again
@@ -117,7 +118,7 @@ func (b *bed) submit(t *testing.T, path string, body object) *job {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := b.client.Submit(t.Context(), schemas.Job{Model: b.model.name, Endpoint: schemas.Endpoint(path), Body: raw, Stream: true})
+	s, err := b.jobs.Submit(t.Context(), schemas.Job{Model: b.model.name, Endpoint: schemas.Endpoint(path), Body: raw, Stream: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,6 +169,7 @@ func (j *job) take(t *testing.T, e schemas.Event) {
 	case schemas.Resumed:
 		j.resumed = append(j.resumed, e)
 		if c := j.choices[0]; c != nil {
+			j.sent = len(c.ids)
 			c.ids = c.ids[:e.Kept]
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/hxp-enterprise/hxp/schemas"
 )
@@ -35,7 +36,7 @@ func (b *bed) queued(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, err := b.client.Do(t.Context(), schemas.Job{Model: m.name, Endpoint: schemas.ChatCompletions, Body: raw})
+		r, err := b.jobs.Do(t.Context(), schemas.Job{Model: m.name, Endpoint: schemas.ChatCompletions, Body: raw})
 		if err != nil || r.Text != string(want.text) {
 			t.Errorf("result = %+v %v, want %q", r, err, want.text)
 		}
@@ -156,26 +157,23 @@ func (b *bed) seams(t *testing.T, w *program) {
 	check(t, "stop_string_across_the_seam", m.name, func(t *testing.T) string {
 		body := say("And another one", 1500)
 		whole := b.reference(t, chat, body)
-		// The stop string begins before the place where the reply is cut, at token 700 or later, and ends behind it:
-		// whichever token the worker dies at, the text up to there is compared.
-		text := string(whole.text)
-		at := len(text) * 4 / 5
-		stop := strings.ToValidUTF8(text[at:min(len(text), at+12)], "")
-		if i := strings.Index(text, stop); i < 0 {
-			t.Fatalf("%q is not in the reply", stop)
-		}
+		// So long that it has begun when the worker dies, and has not ended.
+		stop, begins, ends := long(whole.text)
 		body["stop"] = []string{stop}
 		want := b.reference(t, chat, body)
 		if want.finish != "stop" {
 			t.Fatalf("the undisturbed reply ends with %s, want stop", want.finish)
 		}
 		j := b.submit(t, chat, body)
-		j.read(t, 20)
+		j.read(t, 40)
 		began := time.Now()
 		w.kill(t)
 		w = b.worker(t)
 		j.read(t, j.events+1)
 		took := time.Since(began)
+		if at := len(b.text(t, whole.ids[:j.sent])); at <= begins || at >= ends {
+			t.Errorf("the worker died at byte %d, outside of the stop string from %d to %d: nothing was shown", at, begins, ends)
+		}
 		j.is(t, want)
 		return j.wentOn(t, took)
 	})
@@ -198,6 +196,18 @@ func (b *bed) seams(t *testing.T, w *program) {
 		}
 		return j.wentOn(t, took)
 	})
+}
+
+// long picks a stop string of a third of a text from near its start, and says where it lies.
+func long(text []byte) (stop string, begins, ends int) {
+	boundary := func(at int) int {
+		for !utf8.RuneStart(text[at]) {
+			at++
+		}
+		return at
+	}
+	begins, ends = boundary(30), boundary(len(text)/3)
+	return string(text[begins:ends]), begins, ends
 }
 
 // wentOn holds that an interrupted reply did not begin again.

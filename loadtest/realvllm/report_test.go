@@ -50,6 +50,7 @@ func check(t *testing.T, name, model string, f func(t *testing.T) string) {
 			results.record(name, model, strings.TrimSpace(said+" "+figure))
 		}()
 		figure = f(t)
+		t.Log(figure)
 	})
 }
 

@@ -28,6 +28,7 @@ func (m model) verify(t *testing.T) {
 	}
 	b := newBed(t, m, e)
 	b.direct(t)
+	b.client(t)
 	b.shapes(t)
 	b.queued(t)
 	b.deaths(t)
