@@ -113,15 +113,12 @@ func (b *bed) deaths(t *testing.T) {
 func (b *bed) afterCoreDeath(t *testing.T, direct *flight, began time.Time) string {
 	t.Helper()
 	sick := 0
-	for b.running() && time.Since(began) < 60*time.Second {
+	eventually(t, 60*time.Second, "vLLM ends without its core", func() bool {
 		if status := answers(b.engine.url + "/health"); status != http.StatusOK && status != 0 {
 			sick = status
 		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	if b.running() {
-		t.Fatal("vLLM runs on for 60 s without its core")
-	}
+		return !b.running()
+	})
 	ended := time.Since(began)
 	s := direct.ended(t)
 	said := "stream ends with " + s.how()

@@ -47,12 +47,16 @@ func built(m *testing.M) int {
 			return complain(fmt.Errorf("build %s: %w\n%s", pkg, err, out))
 		}
 	}
+	about, err := versions() // before the report changes the working tree
+	if err != nil {
+		return complain(err)
+	}
 	code := m.Run()
 	all := flag.Lookup("test.run").Value.String() == "" && flag.Lookup("test.skip").Value.String() == ""
 	if *reportFile == "" || !all {
 		return code
 	}
-	if err := results.write(*reportFile); err != nil {
+	if err := results.write(*reportFile, about); err != nil {
 		return complain(err)
 	}
 	return code
