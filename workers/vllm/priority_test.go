@@ -69,7 +69,7 @@ func TestUrgentRequestsOvertakeInAFullEngine(t *testing.T) {
 
 func TestEngineWithoutPrioritiesGetsNone(t *testing.T) {
 	t.Parallel()
-	sim, plain := simulate(t, vllmsim.Config{})
+	sim, plain := simulate(t, vllmsim.Config{RefusePriority: true})
 	e := newEngine(t, plain.String(), vllm.Config{Priority: true})
 	missing := func() bool {
 		h, err := e.Health(t.Context())
