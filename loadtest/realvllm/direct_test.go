@@ -86,7 +86,7 @@ func (b *bed) direct(t *testing.T) {
 				t.Errorf("a reply of %s ends with %s %q and reads %q %v", end, got.finish, got.stop, got.text, got.ids)
 			}
 		}
-		return strings.Join(m.ends, " ")
+		return "`" + strings.Join(m.ends, "` `") + "`"
 	})
 	check(t, "vllm_tokenize_and_back", m.name, func(t *testing.T) string {
 		for _, text := range []string{"Hello, world", "  é→🙂 你好\n", "[INST] <|im_end|> <|end|> </s>", ""} {

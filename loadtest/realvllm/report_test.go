@@ -83,7 +83,7 @@ is lost; it says nothing about speed on a GPU, nor about what the real models wr
 	for _, c := range slices.Sorted(maps.Keys(o.cells)) {
 		row := make([]string, len(names))
 		for i, n := range names {
-			row[i] = o.cells[c][n]
+			row[i] = strings.ReplaceAll(o.cells[c][n], "|", `\|`)
 			if row[i] == "" {
 				row[i] = "**not run**"
 			}
