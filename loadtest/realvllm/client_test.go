@@ -42,19 +42,22 @@ func (b *bed) client(t *testing.T) {
 		}
 		return ""
 	})
-	check(t, "client_tells_a_request_that_does_not_fit", m.name, func(t *testing.T) string {
-		for name, body := range map[string]string{
-			"max_tokens": fmt.Sprintf(`{"prompt":"x","max_tokens":%d}`, window+1),
-			"prompt":     fmt.Sprintf(`{"prompt":%s,"max_tokens":1}`, zeros(window+9)),
-		} {
-			req := &workers.Request{ID: "long", Attempt: 1, Endpoint: schemas.Completions, Body: []byte(body), Class: schemas.Standard}
-			var got error
-			for _, got = range e.Generate(t.Context(), req) {
-			}
-			if schemas.ErrorCode(got) != schemas.CodeContextLengthExceeded {
-				t.Errorf("%s: %v, want %s", name, got, schemas.CodeContextLengthExceeded)
-			}
+	refused := func(t *testing.T, body string) {
+		t.Helper()
+		req := &workers.Request{ID: "long", Attempt: 1, Endpoint: schemas.Completions, Body: []byte(body), Class: schemas.Standard}
+		var got error
+		for _, got = range e.Generate(t.Context(), req) {
 		}
+		if schemas.ErrorCode(got) != schemas.CodeContextLengthExceeded {
+			t.Errorf("%v, want %s", got, schemas.CodeContextLengthExceeded)
+		}
+	}
+	check(t, "client_tells_a_prompt_beyond_the_window", m.name, func(t *testing.T) string {
+		refused(t, fmt.Sprintf(`{"prompt":%s,"max_tokens":1}`, zeros(window+9)))
+		return ""
+	})
+	check(t, "client_tells_max_tokens_beyond_the_window", m.name, func(t *testing.T) string {
+		refused(t, fmt.Sprintf(`{"prompt":"x","max_tokens":%d}`, window+1))
 		return ""
 	})
 }

@@ -206,7 +206,13 @@ func (b *bed) shapes(t *testing.T) {
 	check(t, "simulator_answers_like_vllm", m.name, func(t *testing.T) string {
 		list := exchanges(m.name)
 		for _, x := range list {
-			if diff := cmp.Diff(x.look(t, b.engine.url, "application/json"), x.look(t, server.URL, "application/json")); diff != "" {
+			want := x.look(t, server.URL, "application/json")
+			diff := "not asked"
+			// A busy vLLM sends all that has piled up in one chunk; a difference that is one stays.
+			for try := 0; diff != "" && try < 10; try++ {
+				diff = cmp.Diff(x.look(t, b.engine.url, "application/json"), want)
+			}
+			if diff != "" {
 				t.Errorf("%s %s, %s (-vLLM +simulator):\n%s", x.method, x.path, x.name, diff)
 			}
 		}
