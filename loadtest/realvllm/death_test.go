@@ -88,7 +88,7 @@ func (b *bed) deaths(t *testing.T) {
 		began := time.Now()
 		b.engine.program.kill(t)
 		start := b.engine.run(t)
-		j.read(t, j.events+1)
+		j.until(t, func() bool { return len(j.resumed) > 0 })
 		took := time.Since(began)
 		j.is(t, want)
 		return j.wentOn(t, took) + ", " + seconds(start) + " of it vLLM's start"

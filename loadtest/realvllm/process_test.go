@@ -94,7 +94,7 @@ func (p *program) kill(t *testing.T) {
 	t.Helper()
 	_ = syscall.Kill(-p.pid, syscall.SIGKILL)
 	<-p.done
-	eventually(t, 20*time.Second, p.name+"'s group is gone", func() bool { return syscall.Kill(-p.pid, 0) != nil })
+	eventually(t, 20*time.Second, p.name+"'s group is gone", func() bool { return len(alive(p.pid)) == 0 })
 }
 
 // exit says how the process ended: an exit code, or a signal.
@@ -105,26 +105,54 @@ func (p *program) exit() string {
 	return "exit status 0"
 }
 
-// child returns the process below pid whose title is like that, or 0.
-func child(pid int, title string) int {
+// process is what /proc says of one.
+type process struct {
+	pid, parent, group int
+	zombie             bool
+	title              string
+}
+
+func processes() []process {
+	var list []process
 	entries, _ := os.ReadDir("/proc")
 	for _, e := range entries {
-		id, err := strconv.Atoi(e.Name())
+		pid, err := strconv.Atoi(e.Name())
 		if err != nil {
 			continue
 		}
-		stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", id))
+		stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		p := process{pid: pid}
+		var state string
 		_, rest, _ := strings.Cut(string(stat), ") ")
-		fields := strings.Fields(rest)
-		if len(fields) < 2 || fields[0] == "Z" || fields[1] != strconv.Itoa(pid) {
-			continue
+		if n, _ := fmt.Sscan(rest, &state, &p.parent, &p.group); n < 3 {
+			continue // it has just ended
 		}
-		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", id))
-		if strings.Contains(string(line), title) {
-			return id
+		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		p.zombie, p.title = state == "Z", strings.ReplaceAll(string(line), "\x00", " ")
+		list = append(list, p)
+	}
+	return list
+}
+
+// child returns the process below parent whose title is like that, or 0.
+func child(parent int, title string) int {
+	for _, p := range processes() {
+		if p.parent == parent && !p.zombie && strings.Contains(p.title, title) {
+			return p.pid
 		}
 	}
 	return 0
+}
+
+// alive names the processes of a group that have not ended.
+func alive(group int) []string {
+	var list []string
+	for _, p := range processes() {
+		if p.group == group && !p.zombie {
+			list = append(list, fmt.Sprintf("%d %.60s", p.pid, p.title))
+		}
+	}
+	return list
 }
 
 func freePort(t *testing.T) int {

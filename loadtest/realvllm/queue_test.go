@@ -151,7 +151,7 @@ func (b *bed) seams(t *testing.T, w *program) {
 		began := time.Now()
 		w.kill(t)
 		w = b.worker(t)
-		j.read(t, j.events+1)
+		j.until(t, func() bool { return len(j.resumed) > 0 })
 		took := time.Since(began)
 		j.is(t, want)
 		return j.wentOn(t, took)
@@ -171,7 +171,7 @@ func (b *bed) seams(t *testing.T, w *program) {
 		began := time.Now()
 		w.kill(t)
 		w = b.worker(t)
-		j.read(t, j.events+1)
+		j.until(t, func() bool { return len(j.resumed) > 0 })
 		took := time.Since(began)
 		if at := len(b.text(t, whole.ids[:j.sent])); at <= begins || at >= ends {
 			t.Errorf("the worker died at byte %d, outside of the stop string from %d to %d: nothing was shown", at, begins, ends)
@@ -189,7 +189,7 @@ func (b *bed) seams(t *testing.T, w *program) {
 		began := time.Now()
 		terminate(t, w)
 		b.worker(t)
-		j.read(t, j.events+1)
+		j.until(t, func() bool { return len(j.resumed) > 0 })
 		took := time.Since(began)
 		j.is(t, want)
 		<-w.done

@@ -24,8 +24,9 @@ const supervised = "phi3"
 // supervision is a vllm.Server with a real vLLM under it.
 type supervision struct {
 	*vllm.Server
-	stop  context.CancelFunc
-	ended chan error
+	stop context.CancelFunc
+	done chan struct{}
+	err  error // of Run; read after done
 }
 
 func supervise(t *testing.T) *supervision {
@@ -50,8 +51,11 @@ func supervise(t *testing.T) *supervision {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
-	s := &supervision{Server: server, stop: stop, ended: make(chan error, 1)}
-	go func() { s.ended <- server.Run(ctx) }()
+	s := &supervision{Server: server, stop: stop, done: make(chan struct{})}
+	go func() {
+		defer close(s.done)
+		s.err = server.Run(ctx)
+	}()
 	return s
 }
 
@@ -96,7 +100,10 @@ func (s *supervision) say(t *testing.T, deltas int, happens func()) (text string
 // TestSupervisor kills a vLLM that hxp has started.
 func TestSupervisor(t *testing.T) {
 	s := supervise(t)
-	defer func() { s.stop(); <-s.ended }()
+	t.Cleanup(func() {
+		s.stop()
+		<-s.done
+	})
 	check(t, "supervisor_starts_vllm", supervised, func(t *testing.T) string {
 		took := s.ready(t, 0)
 		if st := s.Status(); st.Version == "" || len(st.Notes) > 0 {
@@ -114,21 +121,22 @@ func TestSupervisor(t *testing.T) {
 	kill := func(t *testing.T, pid func() int, restarts int) string {
 		t.Helper()
 		before := s.Status().PID
-		_, err := s.say(t, 10, func() {
+		got, err := s.say(t, 1, func() {
 			if err := syscall.Kill(pid(), syscall.SIGKILL); err != nil {
 				t.Error(err)
 			}
 		})
-		if e := schemas.AsError(err); err == nil || !e.Retryable {
-			t.Errorf("the generation that was under way ended with %v, want a retryable error", err)
+		// On a busy machine the engine may be done before its first words are read.
+		if err == nil && got != want || err != nil && !schemas.AsError(err).Retryable {
+			t.Errorf("the generation that was under way ended with %v and %d bytes of %d, want a retryable error", err, len(got), len(want))
 		}
 		took := s.ready(t, restarts)
 		st := s.Status()
 		if st.Restarts != restarts || st.PID == before {
 			t.Errorf("status = %+v, want restart %d and another process than %d", st, restarts, before)
 		}
-		if syscall.Kill(-before, 0) == nil {
-			t.Errorf("something of the process group %d lives", before)
+		if left := alive(before); len(left) > 0 {
+			t.Errorf("of the killed vLLM live %v", left)
 		}
 		if got, err := s.say(t, 0, nil); err != nil || got != want {
 			t.Errorf("after the restart: %v %.80q, want %.80q", err, got, want)
@@ -144,16 +152,16 @@ func TestSupervisor(t *testing.T) {
 	check(t, "supervisor_stops_vllm", supervised, func(t *testing.T) string {
 		group := s.Status().PID
 		began := time.Now()
-		_, err := s.say(t, 10, s.stop)
-		if err == nil {
-			t.Error("the generation that was under way looks complete")
+		got, err := s.say(t, 1, s.stop)
+		if err == nil && got != want {
+			t.Errorf("the generation that was under way looks complete, with %d bytes of %d", len(got), len(want))
 		}
-		if err := <-s.ended; err != nil {
-			t.Error(err)
+		<-s.done
+		if s.err != nil {
+			t.Error(s.err)
 		}
-		s.ended <- nil
-		if syscall.Kill(-group, 0) == nil {
-			t.Errorf("something of the process group %d lives", group)
+		if left := alive(group); len(left) > 0 {
+			t.Errorf("of the stopped vLLM live %v", left)
 		}
 		return seconds(time.Since(began))
 	})
