@@ -29,6 +29,7 @@ type bed struct {
 	owner  *testing.T
 	dir    string
 	broker *program
+	worker *program // the newest
 	server string
 	jobs   *producer.Client
 	lives  int
@@ -65,14 +66,20 @@ func newBed(t *testing.T, m model, e *engine) *bed {
 	return b
 }
 
-// worker starts a worker on the engine and waits until it is ready to pull. Each has an id of its own.
-func (b *bed) worker(t *testing.T, set ...string) *program {
+// startWorker starts a worker on the engine and waits until it is ready to pull.
+func (b *bed) startWorker(t *testing.T, set ...string) *program {
+	t.Helper()
+	return b.startWorkerOn(t, b.engine.url, set...)
+}
+
+// startWorkerOn starts a worker on an engine, as --engine names it. Each has an id of its own.
+func (b *bed) startWorkerOn(t *testing.T, where string, set ...string) *program {
 	t.Helper()
 	b.lives++
 	address := fmt.Sprintf("127.0.0.1:%d", freePort(t))
-	w := &program{name: fmt.Sprintf("worker-%d", b.lives), dir: b.dir, owner: b.owner}
+	w := &program{name: fmt.Sprintf("worker-%d", b.lives), dir: b.dir, owner: b.owner, env: b.engine.env}
 	w.args = []string{
-		hxpBinary, "worker", "--model", b.model.name, "--engine", b.engine.url, "--id", w.name, "--slots", fmt.Sprint(slots),
+		hxpBinary, "worker", "--model", b.model.name, "--engine", where, "--id", w.name, "--slots", fmt.Sprint(slots),
 		"--server", b.server, "--listen", address, "--set", "queue.lease=" + lease.String(), "--set", "queue.max_bytes=64MiB",
 		"--set", "queue.events_max_bytes=128MiB", "--set", "queue.results_max_bytes=64MiB", "--set", "queue.max_bodies_bytes=64MiB",
 		"--set", "vllm_integration.sampling_params.temperature_range=[0,2]",
@@ -80,8 +87,9 @@ func (b *bed) worker(t *testing.T, set ...string) *program {
 	for _, s := range set {
 		w.args = append(w.args, "--set", s)
 	}
+	b.worker = w
 	w.start(t)
-	eventually(t, 30*time.Second, w.name+" is ready", func() bool {
+	eventually(t, patience, w.name+" is ready", func() bool {
 		if !w.running() {
 			t.Fatalf("%s ended with %s:\n%s", w.name, w.exit(), w.tail(2<<10))
 		}

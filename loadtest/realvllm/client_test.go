@@ -29,6 +29,13 @@ func (b *bed) client(t *testing.T) {
 		}
 		return "version " + h.Version
 	})
+	check(t, "client_reads_load", m.name, func(t *testing.T) string {
+		load, err := e.Load(t.Context())
+		if err != nil || load.Running != 0 || load.Waiting != 0 || load.KVTokens == 0 {
+			t.Errorf("load = %+v %v, want none, and the size of the cache", load, err)
+		}
+		return fmt.Sprintf("a cache of %d tokens", load.KVTokens)
+	})
 	check(t, "client_tokenizes", m.name, func(t *testing.T) string {
 		const text = "Hello, 🙂"
 		body := fmt.Appendf(nil, `{"prompt":%q}`, text)

@@ -5,7 +5,6 @@ package realvllm_test
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"strings"
 	"syscall"
 	"testing"
@@ -77,73 +76,12 @@ func (f *flight) ended(t *testing.T) *streamed {
 	return &s
 }
 
-// deaths checks what the death of the engine does to replies. The engine is down afterwards.
-func (b *bed) deaths(t *testing.T) {
-	m := b.model
-	check(t, "continues_after_vllm_killed", m.name, func(t *testing.T) string {
-		body := say("Something that takes a while", 1500)
-		want := b.reference(t, chat, body)
-		j := b.submit(t, chat, body)
-		j.read(t, 20)
-		began := time.Now()
-		b.engine.program.kill(t)
-		start := b.engine.run(t)
-		j.until(t, func() bool { return len(j.resumed) > 0 })
-		took := time.Since(began)
-		j.is(t, want)
-		return j.wentOn(t, took) + ", " + seconds(start) + " of it vLLM's start"
-	})
-	check(t, "continues_after_engine_core_killed", m.name, func(t *testing.T) string {
-		body := say("Once more", 1500)
-		want := b.reference(t, chat, body)
-		j := b.submit(t, chat, body)
-		j.read(t, 20)
-		direct := b.fly(t)
-		began := time.Now()
-		b.killCore(t)
-		said := b.afterCoreDeath(t, direct, began)
-		b.engine.run(t)
-		j.is(t, want)
-		j.wentOn(t, 0)
-		return said
-	})
-}
-
-// afterCoreDeath watches an engine whose core was killed: what its streams say, what /health says, and how it ends.
-func (b *bed) afterCoreDeath(t *testing.T, direct *flight, began time.Time) string {
-	t.Helper()
-	sick := 0
-	eventually(t, 60*time.Second, "vLLM ends without its core", func() bool {
-		if status := answers(b.engine.url + "/health"); status != http.StatusOK && status != 0 {
-			sick = status
-		}
-		return !b.running()
-	})
-	ended := time.Since(began)
-	s := direct.ended(t)
-	said := "stream ends with " + s.how()
-	if len(s.errors) > 0 {
-		if !strings.Contains(s.errors[0], "EngineCore encountered an issue") || !s.done {
-			t.Errorf("the stream says %v, done=%t", s.errors, s.done)
-		}
-	}
-	if c := s.choices[0]; c != nil && c.finish != "" {
-		t.Errorf("the stream has a finish reason, %s", c.finish)
-	}
-	b.engine.program.kill(t) // the worker process outlives its parents for a moment
-	health := ""
-	if sick != 0 {
-		health = fmt.Sprintf(", /health %d", sick)
-	}
-	return fmt.Sprintf("%s%s, %s after %s", said, health, b.exit(), seconds(ended))
-}
-
-// end stops the engine while it generates. Nothing is started again: what is left of the job waits for an engine.
-func (b *bed) end(t *testing.T) {
+// end stops the engine while it generates. It returns a job that waits for another one, if there is one.
+func (b *bed) end(t *testing.T) (left *job, want reply) {
 	m := b.model
 	check(t, "vllm_stops_on_sigterm", m.name, func(t *testing.T) string {
 		body := say("Until the very end", 1500)
-		want := b.reference(t, chat, body)
+		want = b.reference(t, chat, body)
 		j := b.submit(t, chat, body)
 		j.read(t, 5)
 		direct := b.fly(t)
@@ -162,7 +100,7 @@ func (b *bed) end(t *testing.T) {
 		said := "in-flight hangs until its client hangs up"
 		if direct.wait(3 * time.Second) {
 			s := direct.ended(t)
-			said = fmt.Sprintf("in-flight ends with %s", s.how())
+			said = "in-flight ends with " + s.how()
 			if c := s.choices[0]; c != nil && c.finish != "" && c.finish != "abort" {
 				t.Errorf("the stream in flight ends with %+v, which looks like its own end", c)
 			}
@@ -173,9 +111,76 @@ func (b *bed) end(t *testing.T) {
 		if j.last.Kind != schemas.Interrupted {
 			t.Errorf("the job ended with %s %v", j.last.Kind, j.last.Error)
 		}
+		left = j
 		eventually(t, 30*time.Second, "vLLM ends once nobody waits for it", func() bool { return !b.running() })
 		return fmt.Sprintf("%s, %s after %s", said, b.exit(), seconds(time.Since(began)))
 	})
+	return left, want
+}
+
+// deaths checks what becomes of replies when the engine dies that a worker has started.
+func (b *bed) deaths(t *testing.T, left *job, want reply) {
+	m := b.model
+	b.worker.kill(t)
+	check(t, "hxp_starts_vllm", m.name, func(t *testing.T) string {
+		began := time.Now()
+		b.startWorkerOn(t, "vllm", b.settings(m.flags)...)
+		return seconds(time.Since(began)) + " with its questions to vLLM"
+	})
+	if b.first() == 0 {
+		t.Fatal("no vLLM runs")
+	}
+	if left != nil {
+		check(t, "continues_after_vllm_stopped", m.name, func(t *testing.T) string {
+			left.is(t, want)
+			return fmt.Sprintf("kept %d tokens", left.kept(t))
+		})
+	}
+	check(t, "continues_after_vllm_killed", m.name, func(t *testing.T) string {
+		took, j := b.strike(t, "Something that takes a while", b.first)
+		return fmt.Sprintf("%s, kept %d tokens", seconds(took), j.kept(t))
+	})
+	check(t, "continues_after_engine_core_killed", m.name, func(t *testing.T) string {
+		var direct *flight
+		took, j := b.strike(t, "Once more", func() int {
+			direct = b.fly(t)
+			return child(b.first(), "VLLM::EngineCore")
+		})
+		s := direct.ended(t)
+		if len(s.errors) > 0 && !strings.Contains(s.errors[0], "EngineCore encountered an issue") {
+			t.Errorf("the stream in flight says %v", s.errors)
+		}
+		return fmt.Sprintf("%s, kept %d tokens; a stream of vLLM's ends with %s", seconds(took), j.kept(t), s.how())
+	})
+	check(t, "hxp_stops_vllm", m.name, func(t *testing.T) string {
+		began := time.Now()
+		stop(t, b.worker)
+		if pid := b.first(); pid != 0 || b.worker.err != nil {
+			t.Errorf("the worker ended with %s, and vLLM's process is %d; want a clean end, and none", b.worker.exit(), pid)
+		}
+		return seconds(time.Since(began))
+	})
+}
+
+// strike kills the process that pid names while a job runs, and returns how long it took until the job went on.
+func (b *bed) strike(t *testing.T, text string, pid func() int) (time.Duration, *job) {
+	t.Helper()
+	body := say(text, 1500)
+	want := b.reference(t, chat, body)
+	j := b.submit(t, chat, body)
+	j.read(t, 20)
+	began := time.Now()
+	victim := pid()
+	if victim == 0 {
+		t.Fatal("there is no process to kill")
+	}
+	if err := syscall.Kill(victim, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	j.until(t, func() bool { return len(j.resumed) > 0 })
+	took := time.Since(began)
+	j.is(t, want)
+	return took, j
 }
 
 // how says how the first choice of a stream ended.

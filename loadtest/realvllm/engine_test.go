@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -66,19 +65,32 @@ func (e *engine) run(t *testing.T) time.Duration {
 	return time.Since(began)
 }
 
-// core returns the process that generates.
-func (e *engine) core() int { return child(e.pid, "VLLM::EngineCore") }
+// settings have a worker start the same engine on its own, as `hxp worker --engine vllm` does.
+func (e *engine) settings(flags []string) []string {
+	_, port, _ := strings.Cut(strings.TrimPrefix(e.url, "http://"), ":")
+	of := "ai_model_services." + e.model
+	set := []string{
+		"vllm_integration.server.command=" + e.args[0], "vllm_integration.server.stop_timeout=10s",
+		of + ".model_path=" + e.args[2], of + ".port=" + port, of + ".max_model_len=" + strconv.Itoa(window),
+		of + ".memory_limit_gb=0", of + ".cpu_cores=0", of + ".engine_args.dtype=float32", of + ".engine_args.enforce_eager=true",
+		of + ".engine_args.max_num_seqs=" + strconv.Itoa(slots), of + ".engine_args.max_num_batched_tokens=" + strconv.Itoa(window),
+	}
+	for i := 0; i+1 < len(flags); i += 2 {
+		if flags[i] == "--scheduling-policy" {
+			set = append(set, of+".scheduling_policy="+flags[i+1])
+		}
+	}
+	return set
+}
 
-// killCore ends the process that generates, and no other.
-func (e *engine) killCore(t *testing.T) {
-	t.Helper()
-	pid := e.core()
-	if pid == 0 {
-		t.Fatalf("%s has no VLLM::EngineCore", e.name)
+// first returns vLLM's first process, whoever started it, or 0.
+func (e *engine) first() int {
+	for _, p := range processes() {
+		if !p.zombie && strings.Contains(p.title, "/vllm serve "+e.args[2]+" ") {
+			return p.pid
+		}
 	}
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	return 0
 }
 
 // scrape reads the engine's metrics: the sums over all labels by name, with the labels where they are asked for.

@@ -18,7 +18,7 @@ import (
 // queued checks what comes of requests that go through hxp.
 func (b *bed) queued(t *testing.T) {
 	m := b.model
-	w := b.worker(t)
+	w := b.startWorker(t)
 	check(t, "hxp_streams_what_vllm_says", m.name, func(t *testing.T) string {
 		for path, body := range map[string]object{chat: say("How are you?", 150), completions: prompt("Once upon a time", 150)} {
 			want := b.stream(t, path, body)
@@ -150,7 +150,7 @@ func (b *bed) seams(t *testing.T, w *program) {
 		j.read(t, 20)
 		began := time.Now()
 		w.kill(t)
-		w = b.worker(t)
+		w = b.startWorker(t)
 		j.until(t, func() bool { return len(j.resumed) > 0 })
 		took := time.Since(began)
 		j.is(t, want)
@@ -170,7 +170,7 @@ func (b *bed) seams(t *testing.T, w *program) {
 		j.read(t, 40)
 		began := time.Now()
 		w.kill(t)
-		w = b.worker(t)
+		w = b.startWorker(t)
 		j.until(t, func() bool { return len(j.resumed) > 0 })
 		took := time.Since(began)
 		if at := len(b.text(t, whole.ids[:j.sent])); at <= begins || at >= ends {
@@ -181,14 +181,14 @@ func (b *bed) seams(t *testing.T, w *program) {
 	})
 	check(t, "hands_back_when_worker_stops", m.name, func(t *testing.T) string {
 		stop(t, w)
-		w = b.worker(t, "worker.drain_timeout=100ms")
+		w = b.startWorker(t, "worker.drain_timeout=100ms")
 		body := say("The last of them", 1500)
 		want := b.reference(t, chat, body)
 		j := b.submit(t, chat, body)
 		j.read(t, 20)
 		began := time.Now()
 		terminate(t, w)
-		b.worker(t)
+		b.startWorker(t)
 		j.until(t, func() bool { return len(j.resumed) > 0 })
 		took := time.Since(began)
 		j.is(t, want)
@@ -212,12 +212,18 @@ func long(text []byte) (stop string, begins, ends int) {
 	return string(text[begins:ends]), begins, ends
 }
 
-// wentOn holds that an interrupted reply did not begin again.
+// wentOn says how long it took until a job went on.
 func (j *job) wentOn(t *testing.T, took time.Duration) string {
+	t.Helper()
+	return fmt.Sprintf("%s, kept %d tokens", seconds(took), j.kept(t))
+}
+
+// kept holds that an interrupted reply did not begin again, and returns how many tokens it went on from.
+func (j *job) kept(t *testing.T) int {
 	t.Helper()
 	if len(j.again) > 0 || len(j.resumed) != 1 {
 		t.Errorf("%v, restarted for %v; want one resumed", j.kinds, j.again)
-		return ""
+		return 0
 	}
-	return fmt.Sprintf("%s, kept %d tokens", seconds(took), j.resumed[0].Kept)
+	return j.resumed[0].Kept
 }

@@ -141,7 +141,7 @@ func TestSupervisor(t *testing.T) {
 		if got, err := s.say(t, 0, nil); err != nil || got != want {
 			t.Errorf("after the restart: %v %.80q, want %.80q", err, got, want)
 		}
-		return seconds(took)
+		return fmt.Sprintf("%s; %.60s", seconds(took), strings.ReplaceAll(st.LastExit, "\n", " "))
 	}
 	check(t, "supervisor_restarts_vllm_killed", supervised, func(t *testing.T) string {
 		return kill(t, func() int { return s.Status().PID }, 1)

@@ -31,6 +31,6 @@ func (m model) verify(t *testing.T) {
 	b.client(t)
 	b.shapes(t)
 	b.queued(t)
-	b.deaths(t)
-	b.end(t)
+	left, want := b.end(t)
+	b.deaths(t, left, want)
 }
