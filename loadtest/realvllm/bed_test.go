@@ -19,9 +19,6 @@ import (
 	"github.com/hxp-enterprise/hxp/schemas/openai"
 )
 
-// lease is short, so that the jobs of a killed worker come back soon.
-const lease = time.Second
-
 // bed is a broker, a client of it and an engine.
 type bed struct {
 	*engine
@@ -80,7 +77,7 @@ func (b *bed) startWorkerOn(t *testing.T, where string, set ...string) *program 
 	w := &program{name: fmt.Sprintf("worker-%d", b.lives), dir: b.dir, owner: b.owner, env: b.engine.env}
 	w.args = []string{
 		hxpBinary, "worker", "--model", b.model.name, "--engine", where, "--id", w.name, "--slots", fmt.Sprint(slots),
-		"--server", b.server, "--listen", address, "--set", "queue.lease=" + lease.String(), "--set", "queue.max_bytes=64MiB",
+		"--server", b.server, "--listen", address, "--set", "queue.max_bytes=64MiB",
 		"--set", "queue.events_max_bytes=128MiB", "--set", "queue.results_max_bytes=64MiB", "--set", "queue.max_bodies_bytes=64MiB",
 		"--set", "vllm_integration.sampling_params.temperature_range=[0,2]",
 	}
@@ -131,7 +128,7 @@ func (b *bed) submit(t *testing.T, path string, body object) *job {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(s.Close)
+	b.owner.Cleanup(s.Close) // a job may outlive the check that it began in
 	return &job{stream: s, choices: map[int]*reply{}}
 }
 

@@ -5,6 +5,8 @@ package realvllm_test
 import (
 	"context"
 	"fmt"
+	"net/http"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -150,7 +152,11 @@ func (b *bed) deaths(t *testing.T, left *job, want reply) {
 		if len(s.errors) > 0 && !strings.Contains(s.errors[0], "EngineCore encountered an issue") {
 			t.Errorf("the stream in flight says %v", s.errors)
 		}
-		return fmt.Sprintf("%s, kept %d tokens; a stream of vLLM's ends with %s", seconds(took), j.kept(t), s.how())
+		ends := regexp.MustCompile(`exited with code \d+`).FindAllString(b.worker.tail(1<<20), -1)
+		if len(ends) == 0 {
+			t.Error("the worker's log does not say how vLLM ended")
+		}
+		return fmt.Sprintf("%s, kept %d tokens; a stream of vLLM's ends with %s, vLLM %s", seconds(took), j.kept(t), s.how(), strings.Join(ends[max(0, len(ends)-1):], ""))
 	})
 	check(t, "hxp_stops_vllm", m.name, func(t *testing.T) string {
 		began := time.Now()
@@ -165,12 +171,13 @@ func (b *bed) deaths(t *testing.T, left *job, want reply) {
 // strike kills the process that pid names while a job runs, and returns how long it took until the job went on.
 func (b *bed) strike(t *testing.T, text string, pid func() int) (time.Duration, *job) {
 	t.Helper()
+	eventually(t, patience, "vLLM is well", func() bool { return answers(b.engine.url+"/health") == http.StatusOK })
 	body := say(text, 1500)
 	want := b.reference(t, chat, body)
 	j := b.submit(t, chat, body)
 	j.read(t, 20)
+	group, victim := b.first(), pid()
 	began := time.Now()
-	victim := pid()
 	if victim == 0 {
 		t.Fatal("there is no process to kill")
 	}
@@ -179,6 +186,9 @@ func (b *bed) strike(t *testing.T, text string, pid func() int) (time.Duration, 
 	}
 	j.until(t, func() bool { return len(j.resumed) > 0 })
 	took := time.Since(began)
+	if left := alive(group); len(left) > 0 {
+		t.Errorf("of the engine that was killed live %v", left)
+	}
 	j.is(t, want)
 	return took, j
 }

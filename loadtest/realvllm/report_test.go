@@ -86,8 +86,8 @@ is lost; it says nothing about speed on a GPU, nor about what the real models wr
 			row[i] = strings.ReplaceAll(o.cells[c][n], "|", `\|`)
 			switch {
 			case row[i] != "":
-			case strings.HasPrefix(c, "supervisor_") || c == "continues_after_vllm_stopped":
-				row[i] = "-" // tried where it makes a difference
+			case c == "continues_after_vllm_stopped":
+				row[i] = "-" // no job was left
 			default:
 				row[i] = "**not run**"
 			}
