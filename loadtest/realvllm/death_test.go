@@ -35,14 +35,14 @@ type flight struct {
 func (b *bed) fly(t *testing.T) *flight {
 	t.Helper()
 	f := &flight{begun: make(chan struct{}), done: make(chan struct{})}
-	body := with(prompt("on and on", 1500), object{"stream": true})
+	body := with(prompt("on and on", window-100), object{"stream": true})
 	ctx, stop := context.WithCancel(t.Context())
 	f.hangUp = stop
 	t.Cleanup(func() { stop(); <-f.done })
 	go func() {
 		defer close(f.done)
 		f.answer, f.err = post(ctx, b.engine.url+completions, body, func(n int) {
-			if n == 10 {
+			if n == 3 {
 				close(f.begun)
 			}
 		})
@@ -50,7 +50,7 @@ func (b *bed) fly(t *testing.T) *flight {
 	select {
 	case <-f.begun:
 	case <-time.After(30 * time.Second):
-		t.Fatal("no ten frames within 30 s")
+		t.Fatal("no three frames within 30 s")
 	}
 	return f
 }
@@ -139,15 +139,12 @@ func (b *bed) deaths(t *testing.T, left *job, want reply) {
 		})
 	}
 	check(t, "continues_after_vllm_killed", m.name, func(t *testing.T) string {
-		took, j := b.strike(t, "Something that takes a while", b.first)
+		took, j := b.strike(t, "Something that takes a while", func() {}, b.first)
 		return fmt.Sprintf("%s, kept %d tokens", seconds(took), j.kept(t))
 	})
 	check(t, "continues_after_engine_core_killed", m.name, func(t *testing.T) string {
 		var direct *flight
-		took, j := b.strike(t, "Once more", func() int {
-			direct = b.fly(t)
-			return child(b.first(), "VLLM::EngineCore")
-		})
+		took, j := b.strike(t, "Once more", func() { direct = b.fly(t) }, func() int { return child(b.first(), "VLLM::EngineCore") })
 		s := direct.ended(t)
 		if len(s.errors) > 0 && !strings.Contains(s.errors[0], "EngineCore encountered an issue") {
 			t.Errorf("the stream in flight says %v", s.errors)
@@ -169,13 +166,15 @@ func (b *bed) deaths(t *testing.T, left *job, want reply) {
 }
 
 // strike kills the process that pid names while a job runs, and returns how long it took until the job went on.
-func (b *bed) strike(t *testing.T, text string, pid func() int) (time.Duration, *job) {
+// before is called just before the job begins.
+func (b *bed) strike(t *testing.T, text string, before func(), pid func() int) (time.Duration, *job) {
 	t.Helper()
 	eventually(t, patience, "vLLM is well", func() bool { return answers(b.engine.url+"/health") == http.StatusOK })
 	body := say(text, 1500)
 	want := b.reference(t, chat, body)
+	before()
 	j := b.submit(t, chat, body)
-	j.read(t, 20)
+	j.read(t, 10)
 	group, victim := b.first(), pid()
 	began := time.Now()
 	if victim == 0 {
