@@ -41,6 +41,8 @@ func TestStatusesBecomeErrors(t *testing.T) {
 		"400 flat": {answer(400, `{"object":"error","message":"bad n","type":"BadRequestError","param":null,"code":400}`), invalid, false, "", "invalid_request: bad n"},
 		"400 context": {answer(400, `{"error":{"message":"This model's maximum context length is 4096 tokens. However, you requested 5000.","type":"BadRequestError","param":"input_tokens","code":400}}`),
 			schemas.CodeContextLengthExceeded, false, "input_tokens", "4096"},
+		"400 max_tokens above the window": {answer(400, `{"error":{"message":"max_tokens=65 cannot be greater than max_model_len=64. Please request fewer output tokens.","type":"BadRequestError","param":"max_tokens","code":400}}`),
+			schemas.CodeContextLengthExceeded, false, "max_tokens", "65"},
 		"400 llama.cpp context": {answer(400, `{"error":{"code":400,"message":"too big","type":"exceed_context_size_error","n_ctx":512}}`), schemas.CodeContextLengthExceeded, false, "", "too big"},
 		"400 OpenAI context":    {answer(400, `{"error":{"code":"context_length_exceeded","message":"too big","type":"invalid_request_error"}}`), schemas.CodeContextLengthExceeded, false, "", "too big"},
 		"400 text":              {answer(400, "no\nsuch"), invalid, false, "", "POST /v1/completions: the engine answered 400 Bad Request: no such"},

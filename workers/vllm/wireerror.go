@@ -121,7 +121,9 @@ func (w wireError) contextLength() bool {
 	}
 	m := strings.ToLower(w.message)
 	return strings.Contains(m, "maximum context length") || strings.Contains(m, "maximum model length") ||
-		strings.Contains(m, "exceeds the available context size")
+		strings.Contains(m, "exceeds the available context size") ||
+		// max_tokens alone is above the window, as vLLM 0.32 says that; or the prompt leaves room for none.
+		strings.Contains(m, "cannot be greater than max_model_len") || strings.Contains(m, "max_tokens must be at least 1, got 0")
 }
 
 // engineDead reports whether vLLM's API server says that its engine process has died: the server
