@@ -21,8 +21,6 @@ type build struct {
 	units  []unit
 	pinned bool
 	first  int
-	// step is how much goes at once, in tokens; dropped is what has to go at least.
-	step, dropped int
 }
 
 // unit is turns of which none may be without the other, and what lies before them on the path.
@@ -53,11 +51,6 @@ func newBuild(w Window, path *Path, messages []json.RawMessage) *build {
 	b.units = group(path.Turns)
 	b.pinned = len(b.units) > 0 && len(messages) > 0 && role(messages[0]) == "tool"
 
-	if b.need() > b.limit && w.Strategy != Refuse {
-		b.step = max(1, int(float64(b.room())*(1-w.Keep)))
-		over := b.history() + sum(b.size) - b.room()
-		b.dropped = (over + b.step - 1) / b.step * b.step
-	}
 	if w.Strategy == LastN && path.Depth > w.Turns {
 		step := max(1, int(float64(w.Turns)*(1-w.Keep)))
 		gone := (path.Depth - w.Turns + step - 1) / step * step
@@ -65,7 +58,9 @@ func newBuild(w Window, path *Path, messages []json.RawMessage) *build {
 			b.first++
 		}
 	}
-	b.cut()
+	if b.need() > b.limit && w.Strategy != Refuse {
+		b.cut(1)
+	}
 	return b
 }
 
@@ -98,27 +93,32 @@ func (b *build) last() int {
 	return len(b.units)
 }
 
-// cut leaves out units that begin before what has to go.
-func (b *build) cut() {
-	for b.first < b.last() && b.units[b.first].tokens < b.dropped {
+// cut leaves out the front of a history that is too long, for estimates that are too small by a factor. What goes
+// is a multiple of a step, counted from the root: as the path grows, the cut stays until there is no room left.
+func (b *build) cut(factor float64) {
+	room := max(1, float64(b.room())/factor)
+	step := max(1, int(room*(1-b.w.Keep)))
+	over := b.history() + sum(b.size) - int(room)
+	gone := (over + step - 1) / step * step
+	for b.first < b.last() && b.units[b.first].tokens < gone {
 		b.first++
 	}
 }
 
-// shrink leaves out more, by estimates that are too small by a factor, in the same steps; or all if this
-// is the last try. It reports whether there was anything to leave out.
-func (b *build) shrink(scale float64, all bool) bool {
+// coarse is the ratio between the factors that cut is asked for: a factor that changes a little from turn to
+// turn must not move the cut.
+const coarse = 1.25
+
+// shrink leaves out more, for estimates that are too small by a factor; or all if this is the last try. It
+// reports whether there was anything to leave out.
+func (b *build) shrink(factor float64, all bool) bool {
 	before := b.first
-	if b.step == 0 {
-		b.step = max(1, int(float64(b.room())*(1-b.w.Keep)))
+	if all {
+		b.first = b.last()
 	}
-	for goal := float64(b.limit); b.first < b.last() && (all || b.first == before || float64(b.guess())*scale > goal); {
-		// The first step that leaves the first unit out.
-		b.dropped = max(b.dropped, b.units[b.first].tokens)/b.step*b.step + b.step
-		if all {
-			b.first = b.last()
-		}
-		b.cut()
+	factor = math.Pow(coarse, math.Ceil(math.Log(factor)/math.Log(coarse)))
+	for ; b.first == before && b.first < b.last(); factor *= coarse {
+		b.cut(factor)
 	}
 	return b.first > before
 }
