@@ -1,6 +1,7 @@
 package conversation
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -35,6 +36,9 @@ type Begun struct {
 	// [Store.Turns] has the reply.
 	Committed bool
 }
+
+// Leaf is Parent as [PathQuery] takes it.
+func (b *Begun) Leaf() string { return cmp.Or(b.Parent, Root) }
 
 // Begin notes that a turn is in flight, until [Store.Append], [Store.Abort] or [Config.PendingTTL] ends it. A
 // second Begin of the same job renews it.

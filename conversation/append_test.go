@@ -19,7 +19,8 @@ import (
 // Fifty writers at once on one session, each turn delivered three times: nothing is lost and nothing doubled.
 func TestWritersAtOnce(t *testing.T) {
 	t.Parallel()
-	onEach(t, conversation.Config{}, func(t *testing.T, e *env) {
+	onEach(t, conversation.Config{}, func(e *env) {
+		t := e.T
 		writers, turns, deliveries := 50, 20, 3
 		if e.inMemory {
 			writers, turns = 10, 10 // its scripts are slow
@@ -99,7 +100,8 @@ func checkTree(t *testing.T, tree *conversation.Tree) {
 
 func TestAppend(t *testing.T) {
 	t.Parallel()
-	onEach(t, conversation.Config{}, func(t *testing.T, e *env) {
+	onEach(t, conversation.Config{}, func(e *env) {
+		t := e.T
 		ctx := t.Context()
 		ref := e.session(conversation.NewSession{})
 		first := turn("a", "")
@@ -177,7 +179,8 @@ func TestAppend(t *testing.T) {
 // Only finished turns are history; one that finishes after all takes the place of what was kept.
 func TestUnfinishedTurns(t *testing.T) {
 	t.Parallel()
-	onEach(t, conversation.Config{}, func(t *testing.T, e *env) {
+	onEach(t, conversation.Config{}, func(e *env) {
+		t := e.T
 		ctx := t.Context()
 		ref := e.session(conversation.NewSession{})
 		e.say(ref, "a", "")
@@ -229,7 +232,8 @@ func TestUnfinishedTurns(t *testing.T) {
 
 func TestPendingTurns(t *testing.T) {
 	t.Parallel()
-	onEach(t, conversation.Config{MaxPending: 2}, func(t *testing.T, e *env) {
+	onEach(t, conversation.Config{MaxPending: 2}, func(e *env) {
+		t := e.T
 		ctx := t.Context()
 		ref := e.session(conversation.NewSession{})
 		begin := func(b conversation.BeginTurn) (*conversation.Begun, error) { return e.Begin(ctx, ref, b) }
@@ -292,7 +296,8 @@ func TestPendingTurns(t *testing.T) {
 // A turn whose worker was lost does not hold up a serialized session for ever.
 func TestPendingTurnsEnd(t *testing.T) {
 	t.Parallel()
-	onEach(t, conversation.Config{PendingTTL: time.Millisecond}, func(t *testing.T, e *env) {
+	onEach(t, conversation.Config{PendingTTL: time.Millisecond}, func(e *env) {
+		t := e.T
 		ref := e.session(conversation.NewSession{})
 		if _, err := e.Begin(t.Context(), ref, conversation.BeginTurn{Job: "lost"}); err != nil {
 			t.Fatal(err)
@@ -313,7 +318,8 @@ func TestPendingTurnsEnd(t *testing.T) {
 // Edits and regenerations in random trees: what is on another branch is never on a path.
 func TestBranchesNeverLeak(t *testing.T) {
 	t.Parallel()
-	onEach(t, conversation.Config{}, func(t *testing.T, e *env) {
+	onEach(t, conversation.Config{}, func(e *env) {
+		t := e.T
 		for seed := range uint64(4) {
 			rng := rand.New(rand.NewPCG(seed, 1))
 			ref := e.session(conversation.NewSession{})

@@ -22,7 +22,8 @@ type Config struct {
 	TombstoneTTL time.Duration
 	// PendingTTL is how long a turn counts as in flight after its last Begin. Defaults to 10 min.
 	PendingTTL time.Duration
-	// Timeout bounds one call to Redis. Defaults to 5 s.
+	// Timeout bounds one call to Redis, of a client with ContextTimeoutEnabled; another has only its own
+	// timeouts. Defaults to 5 s.
 	Timeout time.Duration
 	// MaxMessages is how many messages a session keeps the bodies of, and how many turns it knows of. Defaults to 10,000.
 	MaxMessages int

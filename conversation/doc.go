@@ -47,7 +47,7 @@
 //
 // A session holds [Config.MaxMessages] and [Config.MaxBytes]. Beyond them bodies are dropped, oldest
 // first and a tenth more than needed, and [Appended] says so; beyond MaxMessages turns, those without
-// a body are forgotten. A path ends at the first turn without a body. A window never deletes anything.
+// a body are forgotten, with the branches that end there. A path ends at the first turn without a body. A window never deletes anything.
 //
 // # Deletion
 //
@@ -56,6 +56,7 @@
 //
 // # When Redis is away
 //
-// Errors that another try may not meet match [ErrUnavailable]. Every call may be repeated: it
-// does no more the second time. [WireError] turns any error of this package into a job's.
+// Errors that another try may not meet match [ErrUnavailable]. Every call on a session may be repeated: it
+// does no more the second time. A Create or a Fork that is repeated without an id makes a second session. [WireError]
+// turns any error of this package into a job's.
 package conversation

@@ -37,11 +37,7 @@ func Example() {
 			log.Fatal(err)
 		}
 		window := conversation.Window{MaxModelLen: 4096, MaxTokens: 256}
-		leaf := begun.Parent
-		if leaf == "" {
-			leaf = conversation.Root
-		}
-		path, err := store.Path(ctx, session.Ref, window.Budget(leaf, begun.Branch))
+		path, err := store.Path(ctx, session.Ref, window.Budget(begun.Leaf(), begun.Branch))
 		if err != nil {
 			log.Fatal(err)
 		}

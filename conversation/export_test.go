@@ -14,7 +14,8 @@ import (
 
 func TestExportAndImport(t *testing.T) {
 	t.Parallel()
-	onEach(t, conversation.Config{}, func(t *testing.T, e *env) {
+	onEach(t, conversation.Config{}, func(e *env) {
+		t := e.T
 		ctx := t.Context()
 		ref := e.session(conversation.NewSession{User: "u", Title: "T", Model: "m", System: "Be <brief>.", Metadata: map[string]string{"k": "v"}})
 		parent := ""

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -49,8 +50,8 @@ func atEnd(stop func()) {
 func TestMain(m *testing.M) {
 	redis.SetLogger(silent{})
 	code := m.Run()
-	for i := len(servers.stop) - 1; i >= 0; i-- {
-		servers.stop[i]()
+	for _, stop := range slices.Backward(servers.stop) {
+		stop()
 	}
 	os.Exit(code)
 }
@@ -179,6 +180,8 @@ func freePort() (int, error) {
 // env is a store with a prefix of its own.
 type env struct {
 	*conversation.Store
+	// T is the test, where onEach runs it.
+	T      *testing.T
 	t      testing.TB
 	rdb    redis.UniversalClient
 	prefix string
@@ -209,12 +212,14 @@ func open(t testing.TB, b backend, cfg conversation.Config) *env {
 }
 
 // onEach runs a test on every kind of Redis.
-func onEach(t *testing.T, cfg conversation.Config, test func(t *testing.T, e *env)) {
+func onEach(t *testing.T, cfg conversation.Config, test func(e *env)) {
 	t.Helper()
 	for _, b := range backends {
 		t.Run(b.name, func(t *testing.T) {
 			t.Parallel()
-			test(t, open(t, b, cfg))
+			e := open(t, b, cfg)
+			e.T = t
+			test(e)
 		})
 	}
 }

@@ -78,7 +78,7 @@ type NewSession struct {
 // defaultBranch is the active branch of a new session.
 const defaultBranch = "main"
 
-// Create stores a new session. It fails with [ErrExists] if there is one with this id, and with
+// Create stores a new session. To repeat it safely, give it an ID. It fails with [ErrExists] if there is one with this id, and with
 // [ErrDeleted] if there was one until lately.
 func (s *Store) Create(ctx context.Context, spec NewSession) (*Session, error) {
 	return s.create(ctx, spec, contents{branch: defaultBranch})
@@ -279,10 +279,11 @@ type Update struct {
 	ExpectRev *int64
 }
 
-// Update changes a session and returns it. A change of the system prompt moves the revision on.
+// Update changes a session and returns it. A change of the system prompt moves the revision on. What is
+// so already stays, whatever is expected.
 func (s *Store) Update(ctx context.Context, ref Ref, u Update) (*Session, error) {
 	spec := NewSession{Metadata: u.Metadata, TTL: s.cfg.TTL}
-	args := []any{millis(time.Now()), revision(u.ExpectRev), flag(u.System != nil)}
+	args := []any{millis(time.Now()), revision(u.ExpectRev)}
 	for _, f := range []struct {
 		name string
 		from *string

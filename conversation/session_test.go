@@ -17,7 +17,8 @@ import (
 
 func TestSessions(t *testing.T) {
 	t.Parallel()
-	onEach(t, conversation.Config{}, func(t *testing.T, e *env) {
+	onEach(t, conversation.Config{}, func(e *env) {
+		t := e.T
 		ctx := t.Context()
 		spec := conversation.NewSession{
 			Tenant: "acme", ID: "s1", User: "Zoë {x}:y", Title: "First", Model: "hermes", System: "Be <brief>.",
@@ -46,6 +47,10 @@ func TestSessions(t *testing.T) {
 		if got, err = e.Update(ctx, want.Ref, u); err != nil || got.System != system || got.Model != title || got.TTL != ttl || len(got.Metadata) != 0 || got.Rev != 1 {
 			t.Errorf("Update = %+v, %v", got, err)
 		}
+		if got, err = e.Update(ctx, want.Ref, u); err != nil || got.Rev != 1 { // asked again
+			t.Errorf("Update = %+v, %v", got, err)
+		}
+		u.Title = &spec.Title
 		_, err = e.Update(ctx, want.Ref, u)
 		is(t, "Update of an old revision", err, conversation.ErrConflict)
 		long := 500 * 24 * time.Hour
@@ -67,7 +72,8 @@ func TestSessions(t *testing.T) {
 // A turn in flight does not bring a deleted session back.
 func TestDeleteWhileATurnIsInFlight(t *testing.T) {
 	t.Parallel()
-	onEach(t, conversation.Config{}, func(t *testing.T, e *env) {
+	onEach(t, conversation.Config{}, func(e *env) {
+		t := e.T
 		ctx := t.Context()
 		ref := e.session(conversation.NewSession{User: "u"})
 		e.say(ref, "a", "")
@@ -105,7 +111,8 @@ func TestDeleteWhileATurnIsInFlight(t *testing.T) {
 // Every key has a time to live, and those of one session the same.
 func TestEveryKeyExpires(t *testing.T) {
 	t.Parallel()
-	onEach(t, conversation.Config{}, func(t *testing.T, e *env) {
+	onEach(t, conversation.Config{}, func(e *env) {
+		t := e.T
 		ctx := t.Context()
 		ref := e.session(conversation.NewSession{TTL: time.Hour})
 		e.say(ref, "a", "")
@@ -147,7 +154,8 @@ func TestEveryKeyExpires(t *testing.T) {
 
 func TestHeads(t *testing.T) {
 	t.Parallel()
-	onEach(t, conversation.Config{MaxBranches: 3}, func(t *testing.T, e *env) {
+	onEach(t, conversation.Config{MaxBranches: 3}, func(e *env) {
+		t := e.T
 		ctx := t.Context()
 		ref := e.session(conversation.NewSession{})
 		rev, err := e.SetHead(ctx, ref, conversation.Head{Branch: "main", Activate: true})
@@ -217,7 +225,8 @@ func TestHeads(t *testing.T) {
 // The cost of a path is bounded by its budget: the newest turns come, and it says why there are no more.
 func TestPathBudget(t *testing.T) {
 	t.Parallel()
-	onEach(t, conversation.Config{}, func(t *testing.T, e *env) {
+	onEach(t, conversation.Config{}, func(e *env) {
+		t := e.T
 		ref := e.session(conversation.NewSession{})
 		parent := ""
 		for i := range 10 {
@@ -244,7 +253,8 @@ func TestPathBudget(t *testing.T) {
 // Beyond the bounds bodies go oldest first, a tenth more than needed, and then whole turns.
 func TestBounds(t *testing.T) {
 	t.Parallel()
-	onEach(t, conversation.Config{MaxMessages: 20}, func(t *testing.T, e *env) {
+	onEach(t, conversation.Config{MaxMessages: 20}, func(e *env) {
+		t := e.T
 		ctx := t.Context()
 		ref := e.session(conversation.NewSession{})
 		if _, err := e.SetHead(ctx, ref, conversation.Head{Branch: "old", Turn: e.say(ref, "0", "").Turn}); err != nil {
@@ -333,7 +343,8 @@ func TestBounds(t *testing.T) {
 
 func TestBoundOfBytes(t *testing.T) {
 	t.Parallel()
-	onEach(t, conversation.Config{MaxBytes: 4000, MaxTurnBytes: 1000}, func(t *testing.T, e *env) {
+	onEach(t, conversation.Config{MaxBytes: 4000, MaxTurnBytes: 1000}, func(e *env) {
+		t := e.T
 		ref := e.session(conversation.NewSession{})
 		for i := range 30 {
 			x := turn(fmt.Sprint(i), "")
@@ -361,7 +372,8 @@ func TestBoundOfBytes(t *testing.T) {
 
 func TestList(t *testing.T) {
 	t.Parallel()
-	onEach(t, conversation.Config{MaxScan: 4, MaxSessions: 12}, func(t *testing.T, e *env) {
+	onEach(t, conversation.Config{MaxScan: 4, MaxSessions: 12}, func(e *env) {
+		t := e.T
 		ctx := t.Context()
 		var want []string
 		var refs []conversation.Ref

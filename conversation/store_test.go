@@ -43,8 +43,8 @@ func on(t testing.TB, rdb redis.UniversalClient, cfg conversation.Config) *env {
 func TestRedisKilledUnderLoad(t *testing.T) {
 	t.Parallel()
 	path := t.TempDir()
-	srv, c := private(t, embedded.RedisConfig{Dir: path})
-	c = redis.NewClient(&redis.Options{Addr: srv.Addr(), PoolSize: 32, MaxRetries: -1})
+	srv, _ := private(t, embedded.RedisConfig{Dir: path})
+	c := redis.NewClient(&redis.Options{Addr: srv.Addr(), PoolSize: 32, MaxRetries: -1})
 	t.Cleanup(func() { c.Close() })
 	if err := c.ConfigSet(t.Context(), "appendfsync", "always").Err(); err != nil {
 		t.Fatal(err)
@@ -60,13 +60,13 @@ func TestRedisKilledUnderLoad(t *testing.T) {
 	}
 	e := on(t, c, conversation.Config{Timeout: 2 * time.Second})
 	ref := e.session(conversation.NewSession{})
-	const writers, turns = 8, 25
+	const writers, turns = 8, 20 // and more, until somebody has noticed
 	var acked, away atomic.Int64
 	half, back := make(chan struct{}), make(chan struct{})
 	var g errgroup.Group
 	for w := range writers {
 		g.Go(func() error {
-			for i := range turns {
+			for i := 0; i < turns || away.Load() == 0; i++ {
 				for {
 					_, err := e.Append(t.Context(), ref, turn(fmt.Sprintf("w%d-%d", w, i), ""))
 					if err == nil {
@@ -105,16 +105,13 @@ func TestRedisKilledUnderLoad(t *testing.T) {
 	if err := g.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	if away.Load() == 0 {
-		t.Error("nobody noticed")
-	}
 	tree, err := e.Tree(t.Context(), ref, true)
 	if err != nil {
 		t.Fatal(err)
 	}
 	checkTree(t, tree)
-	if len(tree.Turns) != writers*turns || tree.Session.Stats.Turns != writers*turns {
-		t.Errorf("%d turns, %d counted, want %d", len(tree.Turns), tree.Session.Stats.Turns, writers*turns)
+	if n := int(acked.Load()); len(tree.Turns) != n || tree.Session.Stats.Turns != n {
+		t.Errorf("%d turns, %d counted, want %d", len(tree.Turns), tree.Session.Stats.Turns, n)
 	}
 }
 

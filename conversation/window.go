@@ -90,7 +90,7 @@ func (w Window) limit() int { return w.MaxModelLen - w.MaxTokens - w.Margin }
 func (w Window) Budget(leaf, branch string) PathQuery {
 	const bytesPerToken = 16 // no text is that long for its tokens, so the tokens bind
 	limit := max(1, w.limit())
-	return PathQuery{Leaf: leaf, Branch: branch, MaxTokens: limit, MaxBytes: max(1<<16, bytesPerToken*limit)}
+	return PathQuery{Leaf: leaf, Branch: branch, MaxTokens: limit, MaxTurns: limit, MaxBytes: max(1<<16, bytesPerToken*limit)}
 }
 
 // Prompt is what the engine is shown.
