@@ -1,6 +1,8 @@
 package conversation_test
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -107,6 +109,35 @@ func BenchmarkMemory(b *testing.B) {
 			s := e.get(ref)
 			b.ReportMetric(float64(bytes)/float64(n), "B/message")
 			b.ReportMetric(float64(s.Bytes)/float64(n), "B-body/message")
+		})
+	}
+}
+
+// BenchmarkPrefix reports how much of each prompt a prefix cache has from the turn before, over a conversation
+// of four times the window: leaving out in steps against sliding with every turn.
+func BenchmarkPrefix(b *testing.B) {
+	for name, keep := range map[string]float64{"steps": 0.75, "sliding": 1} {
+		b.Run(name, func(b *testing.B) {
+			var cached, all int
+			for b.Loop() {
+				var before []json.RawMessage
+				for n := 1; n <= 160; n++ {
+					w := conversation.Window{MaxModelLen: 4096, MaxTokens: 512, Keep: keep}
+					prompt, err := w.Build(b.Context(), line("Be brief.", same(n, 90)...), hello)
+					if err != nil {
+						b.Fatal(err)
+					}
+					for i, m := range prompt.Messages {
+						if all += len(m); i < len(before) && bytes.Equal(before[i], m) {
+							cached += len(m)
+						} else {
+							before = nil
+						}
+					}
+					before = prompt.Messages
+				}
+			}
+			b.ReportMetric(100*float64(cached)/float64(all), "%cached")
 		})
 	}
 }
