@@ -34,6 +34,8 @@ var rules = []rule{
 	{pkg: "workers", imports: []string{"internal/queue", "schemas", "schemas/openai"}, tests: []string{"workers/vllm"}},
 	{pkg: "workers/vllm", imports: []string{"internal/sse", "schemas", "schemas/openai", "workers"}},
 
+	{pkg: "conversation", imports: []string{"schemas"}},
+
 	{pkg: "loadtest/chaos"},
 	{pkg: "loadtest/realvllm", tests: []string{"internal/sse", "producer", "workers", "workers/vllm"}},
 
