@@ -187,9 +187,12 @@ func TestCancelARunningJob(t *testing.T) {
 
 func TestCancelLosesToAWorkerThatEnds(t *testing.T) {
 	t.Parallel()
-	x := newScene(t, producer.Config{})
+	x := newScene(t, producer.Config{CancelWait: 3 * time.Second}) // time for the worker to write
 	// The worker ends the job between the cancel's look for a Result and its own write.
 	sub, err := x.nc.Subscribe(schemas.CancelSubject(tenant, "*"), func(*nats.Msg) { x.result(t, schemas.StatusCompleted, 1, 5) })
+	if err == nil {
+		err = x.nc.Flush() // the cancel comes over another connection
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
