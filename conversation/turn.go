@@ -15,7 +15,7 @@ import (
 func TurnID(job string) string { return "t-" + job }
 
 // Root stands for no turn where a parent is asked for and "" means the head.
-const Root = "root"
+const Root = schemas.RootTurn
 
 // Status is how a turn ended.
 type Status string

@@ -7,21 +7,23 @@ import (
 	"errors"
 	"fmt"
 	"math"
+
+	"github.com/hxp-enterprise/hxp/schemas"
 )
 
 // Strategy is what to do with a history that does not fit the window.
-type Strategy string
+type Strategy = schemas.WindowStrategy
 
 // The strategies.
 const (
 	// TokenBudget leaves out the oldest turns. The default.
-	TokenBudget Strategy = "token_budget"
+	TokenBudget = schemas.WindowTokenBudget
 	// LastN keeps no more than the last N turns, and no more of them than fit.
-	LastN Strategy = "last_n"
+	LastN = schemas.WindowLastN
 	// Summarize puts a stored summary in place of what is left out, and asks for one where there is none.
-	Summarize Strategy = "summarize"
+	Summarize = schemas.WindowSummarize
 	// Refuse fails with a [*WindowError].
-	Refuse Strategy = "error"
+	Refuse = schemas.WindowError
 )
 
 // Window builds the messages for an engine. It does no I/O but Count, and never changes a session.
@@ -108,15 +110,7 @@ type Prompt struct {
 }
 
 // LeftOut says what of the path is not in the prompt.
-type LeftOut struct {
-	Strategy Strategy `json:"strategy"`
-	Turns    int      `json:"turns"`
-	Messages int      `json:"messages"`
-	// Tokens is an estimate.
-	Tokens int `json:"tokens"`
-	// Summary is the turn whose summary stands for some of it, or all; "" if none does.
-	Summary string `json:"summary,omitempty"`
-}
+type LeftOut = schemas.LeftOut
 
 // WindowError says that messages do not fit. It matches [ErrWindow].
 type WindowError struct {

@@ -60,6 +60,8 @@ type Event struct {
 	Kept int `json:"kept,omitempty"`
 	// Choices is a JSON array of choice objects as the engine streamed them, in order. Several engine chunks may share one event.
 	Choices json.RawMessage `json:"choices,omitempty"`
+	// Turn is the job's place in its conversation, on events that open an attempt and on the last one.
+	Turn *Turn `json:"turn,omitempty"`
 	// Prompt identifies the prompt's tokens, on the first delta of an attempt if the engine told them.
 	Prompt  *Prompt  `json:"prompt,omitempty"`
 	Usage   *Usage   `json:"usage,omitempty"`
@@ -68,8 +70,11 @@ type Event struct {
 	// request was changed for the model.
 	Reason string `json:"reason,omitempty"`
 	// Handback is set on an Interrupted that is nobody's fault: the worker was asked to stop. It does not count as a failed attempt.
-	Handback bool   `json:"handback,omitempty"`
-	Error    *Error `json:"error,omitempty"`
+	Handback bool `json:"handback,omitempty"`
+	// Excused is set on an event that opens an attempt, if the one before was left open by a worker that lives: it
+	// lost no more than its lease, and that attempt does not count as failed.
+	Excused bool   `json:"excused,omitempty"`
+	Error   *Error `json:"error,omitempty"`
 }
 
 // Prompt identifies the tokens of a prompt, so that a later attempt can tell whether it has the same.

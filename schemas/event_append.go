@@ -31,6 +31,9 @@ func (e *Event) Append(dst []byte) []byte {
 	if len(e.Choices) > 0 {
 		dst = append(append(dst, `,"choices":`...), e.Choices...)
 	}
+	if e.Turn != nil {
+		dst = e.Turn.append(append(dst, `,"turn":`...))
+	}
 	if e.Prompt != nil {
 		dst = strconv.AppendInt(append(dst, `,"prompt":{"tokens":`...), int64(e.Prompt.Tokens), 10)
 		dst = jsonscan.AppendString(append(dst, `,"hash":`...), e.Prompt.Hash)
@@ -48,10 +51,43 @@ func (e *Event) Append(dst []byte) []byte {
 	if e.Handback {
 		dst = append(dst, `,"handback":true`...)
 	}
+	if e.Excused {
+		dst = append(dst, `,"excused":true`...)
+	}
 	if e.Error != nil {
 		dst = e.Error.append(append(dst, `,"error":`...))
 	}
 	return append(dst, '}')
+}
+
+func (t *Turn) append(dst []byte) []byte {
+	dst = jsonscan.AppendString(append(dst, `{"session":`...), t.Session)
+	dst = appendNamed(dst, `,"id":`, t.ID)
+	dst = appendNamed(dst, `,"parent":`, t.Parent)
+	dst = appendNamed(dst, `,"branch":`, t.Branch)
+	if l := t.LeftOut; l != nil {
+		dst = jsonscan.AppendString(append(dst, `,"left_out":{"strategy":`...), string(l.Strategy))
+		dst = strconv.AppendInt(append(dst, `,"turns":`...), int64(l.Turns), 10)
+		dst = strconv.AppendInt(append(dst, `,"messages":`...), int64(l.Messages), 10)
+		dst = strconv.AppendInt(append(dst, `,"tokens":`...), int64(l.Tokens), 10)
+		dst = append(appendNamed(dst, `,"summary":`, l.Summary), '}')
+	}
+	dst = appendNamed(dst, `,"state":`, string(t.State))
+	if t.Rev != 0 {
+		dst = strconv.AppendInt(append(dst, `,"rev":`...), t.Rev, 10)
+	}
+	if t.Head {
+		dst = append(dst, `,"head":true`...)
+	}
+	return append(appendNamed(dst, `,"reason":`, t.Reason), '}')
+}
+
+// appendNamed writes a field, unless it is empty.
+func appendNamed(dst []byte, name, value string) []byte {
+	if value == "" {
+		return dst
+	}
+	return jsonscan.AppendString(append(dst, name...), value)
 }
 
 func (u *Usage) append(dst []byte) []byte {

@@ -40,6 +40,11 @@ var events = map[string]schemas.Event{
 	"resumed": {ID: "j1", Seq: 4, Attempt: 2, Kind: schemas.Resumed, TS: micros, Worker: "gpu-2-phi3", Source: "HXP_JOBS_phi3/17", Kept: 1, Reason: "after 1 token"},
 	"covered": {ID: "j1", Seq: 1, Attempt: 1, Kind: schemas.Started, TS: micros, Worker: "gpu-1-openchat", Source: "HXP_JOBS_phi3/17", ServedBy: "openchat",
 		Reason: "no worker of phi3 was there for 30s: openchat answers"},
+	"turn": {ID: "j1", Seq: 1, Attempt: 2, Kind: schemas.Started, TS: micros, Worker: "gpu-1-hermes", Source: "HXP_JOBS_hermes/17", Excused: true,
+		Turn: &schemas.Turn{Session: "s1", ID: "t-j1", Parent: "t-j0", Branch: "main", Rev: 3,
+			LeftOut: &schemas.LeftOut{Strategy: schemas.WindowSummarize, Turns: 2, Messages: 4, Tokens: 512, Summary: "t-j9"}}},
+	"stored": {ID: "j1", Seq: 6, Attempt: 2, Kind: schemas.Done, TS: micros, Timings: timings,
+		Turn: &schemas.Turn{Session: "s1", ID: "t-j1", Branch: "main", State: schemas.TurnStored, Rev: 4, Head: true}},
 	"restarted": {ID: "j1", Seq: 4, Attempt: 2, Kind: schemas.Restarted, TS: micros, Worker: "gpu-2-phi3", Reason: "the request has \"tools\"\n\u2028<é\x7f>"},
 	"usage":     {ID: "j1", Seq: 5, Attempt: 2, Kind: schemas.UsageKind, TS: micros, Usage: usage},
 	"done":      {ID: "j1", Seq: 6, Attempt: 2, Kind: schemas.Done, TS: micros, Timings: timings},
@@ -56,8 +61,9 @@ var (
 	fullJob  = schemas.Job{
 		ID: "0199d2c8-b8f0-7c9e-8a51-0c6f3b1d2e4f", Model: "phi3", Class: schemas.Interactive, Tenant: "acme",
 		Endpoint: schemas.ChatCompletions, Stream: true, Created: at, Deadline: at.Add(time.Minute),
-		Body:        json.RawMessage(`{ "messages": [{"role":"user","content":"a < b"}], "temperature": 0.70, "my_field": 1e2 }`),
-		Session:     &schemas.Session{ID: "s1", Parent: "a-j0", ExpectRev: &rev},
+		Body: json.RawMessage(`{ "messages": [{"role":"user","content":"a < b"}], "temperature": 0.70, "my_field": 1e2 }`),
+		Session: &schemas.Session{ID: "s1", Parent: "t-j0", Branch: "try-2", ExpectRev: &rev, Serialize: true,
+			Window: schemas.WindowSummarize, Summarize: "t-j9"},
 		OnInterrupt: schemas.ContinueOnInterrupt, ReplyTo: "hxp.v1.events.acme.web-1", Metadata: map[string]string{"a": "b<c"},
 	}
 	largeJob = schemas.Job{
@@ -73,6 +79,11 @@ var (
 	coveredResult = schemas.Result{
 		ID: "j1", Model: "phi3", ServedBy: "openchat", Class: schemas.Standard, Tenant: "acme", Endpoint: schemas.Completions,
 		Status: schemas.StatusCompleted, Text: " there was", Timings: *timings, Attempts: 1, Worker: "gpu-1-openchat", Finished: at, LastSeq: 5,
+	}
+	turnResult = schemas.Result{
+		ID: "j1", Model: "hermes", Class: schemas.Standard, Tenant: "acme", Endpoint: schemas.ChatCompletions,
+		Status: schemas.StatusCompleted, Text: "Hello", Timings: *timings, Attempts: 1, Worker: "gpu-1-hermes", Finished: at, LastSeq: 5,
+		Turn: &schemas.Turn{Session: "s1", ID: "t-j1", Branch: "main", State: schemas.TurnPending, Reason: "the conversation store is away"},
 	}
 	failedResult = schemas.Result{
 		ID: "j1", Model: "phi3", Class: schemas.Standard, Tenant: "acme", Status: schemas.StatusFailed, Finished: at, LastSeq: 1,
@@ -117,6 +128,7 @@ func messages(t *testing.T) map[string][]byte {
 	for name, v := range map[string]any{
 		"result.completed":     result,
 		"result.covered":       coveredResult,
+		"result.turn":          turnResult,
 		"result.failed":        failedResult,
 		"error":                schemas.Errorf(schemas.CodeQueueFull, "model %s has 100,000 jobs queued", "phi3"),
 		"cancel":               schemas.Cancel{ID: "j1", Tenant: "acme", Reason: "stop", Requested: at},
@@ -126,6 +138,7 @@ func messages(t *testing.T) map[string][]byte {
 		"drain-reply":          schemas.DrainReply{ID: "gpu-1-phi3", State: schemas.WorkerDraining},
 		"worker-info.ready":    worker,
 		"worker-info.degraded": degraded,
+		"turn":                 events["stored"].Turn,
 		"usage":                usage,
 		"timings":              timings,
 	} {

@@ -93,15 +93,6 @@ type Job struct {
 	Metadata map[string]string `json:"metadata,omitempty"`
 }
 
-// Session is a job's place in a conversation.
-type Session struct {
-	ID string `json:"id"`
-	// Parent is the turn to answer; the head of the session by default.
-	Parent string `json:"parent,omitempty"`
-	// ExpectRev refuses the turn if the session has moved on since.
-	ExpectRev *int64 `json:"expect_rev,omitempty"`
-}
-
 // SetDefaults fills Class, Endpoint, OnInterrupt and Stream where they are missing. What follows
 // from Body, of a job with a BodyRef, is left to [Job.Resolve].
 func (j *Job) SetDefaults() {

@@ -117,6 +117,8 @@ func TestDecodeJobRefuses(t *testing.T) {
 		{"times", `{"body":{},"created":"yesterday","deadline":17}`, "created", []string{`created is "yesterday"; want a time`, "deadline is 17; want a time"}},
 		{"session", `{"body":{},"session":{"parent":"a b","expect_rev":-1}}`, "session.id",
 			[]string{"session.id is empty", `session.parent "a b" holds ' '`, "session.expect_rev is -1; want 0 or more"}},
+		{"session, the rest", `{"body":{},"session":{"id":"s","branch":"a.b","summarize":"*","window":"all"}}`, "session.branch",
+			[]string{`session.branch "a.b" holds '.'`, `session.summarize "*" holds '*'`, `session.window is "all"; want one of token_budget, last_n, summarize, error`}},
 		{"another tenant's subject", `{"body":{},"reply_to":"hxp.v1.events.other.web"}`, "reply_to",
 			[]string{`reply_to is "hxp.v1.events.other.web"; want hxp.v1.events.acme.<client> or an inbox`}},
 	} {

@@ -54,17 +54,7 @@ func (j *Job) validate(f *faults) {
 		f.add("on_interrupt", "is %.64q; want continue, restart or fail", j.OnInterrupt)
 	}
 	if s := j.Session; s != nil {
-		if err := CheckToken(s.ID); err != nil {
-			f.add("session.id", "%w", err)
-		}
-		if s.Parent != "" {
-			if err := checkToken(s.Parent, maxTurnID); err != nil {
-				f.add("session.parent", "%w", err)
-			}
-		}
-		if s.ExpectRev != nil && *s.ExpectRev < 0 {
-			f.add("session.expect_rev", "is %d; want 0 or more", *s.ExpectRev)
-		}
+		s.validate(f)
 	}
 	if _, _, err := ReplySubject(j.ReplyTo, j.Tenant, j.ID); err != nil {
 		f.add("reply_to", "is %.80q; want %s", j.ReplyTo, replyForms(j.Tenant))

@@ -43,12 +43,14 @@ type Result struct {
 	// Text is the text of the first choice.
 	Text string `json:"text"`
 	// Choices is the choices array of OpenAI's non-streaming response for Endpoint.
-	Choices  json.RawMessage   `json:"choices,omitempty"`
-	Usage    *Usage            `json:"usage,omitempty"`
-	Timings  Timings           `json:"timings"`
-	Attempts int               `json:"attempts"`
-	Worker   string            `json:"worker,omitempty"`
-	Error    *Error            `json:"error,omitempty"`
+	Choices  json.RawMessage `json:"choices,omitempty"`
+	Usage    *Usage          `json:"usage,omitempty"`
+	Timings  Timings         `json:"timings"`
+	Attempts int             `json:"attempts"`
+	Worker   string          `json:"worker,omitempty"`
+	Error    *Error          `json:"error,omitempty"`
+	// Turn is what became of the job's turn, if it had a session.
+	Turn     *Turn             `json:"turn,omitempty"`
 	Metadata map[string]string `json:"metadata,omitempty"`
 	Created  time.Time         `json:"created,omitzero"`
 	Finished time.Time         `json:"finished"`

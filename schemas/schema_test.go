@@ -17,7 +17,7 @@ import (
 
 func TestSchemas(t *testing.T) {
 	t.Parallel()
-	want := []string{"cancel", "cancel-reply", "dead-letter", "drain-reply", "error", "event", "job", "result", "timings", "usage", "worker-info"}
+	want := []string{"cancel", "cancel-reply", "dead-letter", "drain-reply", "error", "event", "job", "result", "timings", "turn", "usage", "worker-info"}
 	if diff := cmp.Diff(want, schemas.SchemaNames()); diff != "" {
 		t.Errorf("SchemaNames (-want +got):\n%s", diff)
 	}
@@ -192,7 +192,7 @@ func TestAsyncAPIExamplesAreValid(t *testing.T) {
 			schematest.Validate(t, schema, b)
 		}
 	}
-	for _, part := range []string{"error", "timings", "usage"} {
+	for _, part := range []string{"error", "timings", "turn", "usage"} {
 		used[part] = true
 	}
 	if diff := cmp.Diff(schemas.SchemaNames(), slices.Sorted(maps.Keys(used))); diff != "" {

@@ -15,7 +15,8 @@ type rule struct {
 //
 //	cmd
 //	loadtest
-//	producer | workers, conversation
+//	producer | workers
+//	conversation
 //	internal
 //	schemas
 var rules = []rule{
@@ -31,7 +32,7 @@ var rules = []rule{
 	{pkg: "internal/vllmsim", imports: []string{"internal/sse"}},
 
 	{pkg: "producer", imports: []string{"internal/queue", "schemas", "schemas/openai"}},
-	{pkg: "workers", imports: []string{"internal/queue", "schemas", "schemas/openai"}, tests: []string{"workers/vllm"}},
+	{pkg: "workers", imports: []string{"conversation", "internal/queue", "schemas", "schemas/openai"}, tests: []string{"workers/vllm"}},
 	{pkg: "workers/vllm", imports: []string{"internal/sse", "schemas", "schemas/openai", "workers"}},
 
 	{pkg: "conversation", imports: []string{"schemas"}},
@@ -59,10 +60,10 @@ var layers = []struct {
 	{"schemas", 0},
 	{"internal", 1},
 	{"conversation", 2},
-	{"producer", 2},
-	{"workers", 2},
-	{"loadtest", 3},
-	{"cmd", 4},
+	{"producer", 3},
+	{"workers", 3},
+	{"loadtest", 4},
+	{"cmd", 5},
 }
 
 // apart are pairs of trees that never import each other.
