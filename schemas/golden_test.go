@@ -131,6 +131,8 @@ func messages(t *testing.T) map[string][]byte {
 		"result.turn":          turnResult,
 		"result.failed":        failedResult,
 		"error":                schemas.Errorf(schemas.CodeQueueFull, "model %s has 100,000 jobs queued", "phi3"),
+		"attempt-query":        schemas.AttemptQuery{ID: "j1", Tenant: "acme", Attempt: 2},
+		"attempt-reply":        schemas.AttemptReply{Worker: "gpu-1-phi3", Excused: true},
 		"cancel":               schemas.Cancel{ID: "j1", Tenant: "acme", Reason: "stop", Requested: at},
 		"cancel-reply":         schemas.CancelReply{ID: "j1", Phase: schemas.PhaseDecode, Worker: "gpu-1-phi3"},
 		"dead-letter.text":     deadLetter,

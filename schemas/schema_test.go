@@ -17,7 +17,7 @@ import (
 
 func TestSchemas(t *testing.T) {
 	t.Parallel()
-	want := []string{"cancel", "cancel-reply", "dead-letter", "drain-reply", "error", "event", "job", "result", "timings", "turn", "usage", "worker-info"}
+	want := []string{"attempt-query", "attempt-reply", "cancel", "cancel-reply", "dead-letter", "drain-reply", "error", "event", "job", "result", "timings", "turn", "usage", "worker-info"}
 	if diff := cmp.Diff(want, schemas.SchemaNames()); diff != "" {
 		t.Errorf("SchemaNames (-want +got):\n%s", diff)
 	}
@@ -40,7 +40,7 @@ func TestSchemas(t *testing.T) {
 		}
 	}
 	for _, name := range []string{"", "jobs", "../doc", "job.json"} {
-		if _, err := schemas.Schema(name); err == nil || !strings.Contains(err.Error(), "there are cancel, ") {
+		if _, err := schemas.Schema(name); err == nil || !strings.Contains(err.Error(), "there are attempt-query, ") {
 			t.Errorf("Schema(%q) = %v, want an error that lists the names", name, err)
 		}
 	}

@@ -144,6 +144,9 @@ func BodyName(tenant, job string) string { return tenant + "." + job }
 // DrainSubject is where a worker is asked to stop pulling and finish.
 func DrainSubject(worker string) string { return prefix + "workers." + worker + ".drain" }
 
+// AttemptSubject is where a worker is asked about an attempt that it left open, with an [AttemptQuery].
+func AttemptSubject(worker string) string { return prefix + "workers." + worker + ".attempt" }
+
 // ReplySubject resolves a job's reply_to to the subjects its events go to: always one event
 // subject, which [EventsStream] records, and an inbox as well if reply_to names one.
 //

@@ -111,3 +111,18 @@ type DrainReply struct {
 	ID    string      `json:"id"`
 	State WorkerState `json:"state"`
 }
+
+// AttemptQuery asks a worker for an attempt that it opened and did not end. Whoever asks has been
+// given the job: a worker that still runs the attempt gives it up.
+type AttemptQuery struct {
+	ID      string `json:"id"`
+	Tenant  string `json:"tenant"`
+	Attempt int    `json:"attempt"`
+}
+
+// AttemptReply is a worker's answer to an AttemptQuery.
+type AttemptReply struct {
+	Worker string `json:"worker"`
+	// Excused is set if the worker lost no more than the lease: the attempt has not failed.
+	Excused bool `json:"excused"`
+}

@@ -134,6 +134,9 @@ func (w *Worker) admit(ctx context.Context, r *run) (*body, error) {
 	if d := r.job.Deadline; !d.IsZero() && !time.Now().Before(d) {
 		return nil, errExpired
 	}
+	if err := w.closeAttempt(ctx, r); err != nil {
+		return nil, err
+	}
 	if err := w.outOfAttempts(r); err != nil {
 		return nil, err
 	}
@@ -314,6 +317,7 @@ func (w *Worker) reject(ctx context.Context, r *run, reason *schemas.Error) erro
 	}
 	if w.lookup(r.job.Tenant, r.job.ID) == nil && known.result == nil && !r.history.foreign(r) {
 		r.out.resume(r.history.lastSeq, r.attempt)
+		r.history.lose()
 		return w.giveUp(ctx, r, reason)
 	}
 	return w.discard(ctx, r, reason)

@@ -53,7 +53,7 @@ func (w *Worker) reply(ctx context.Context, r *run, b *body) error {
 // begin publishes the event that opens the attempt, and starts its answer from what was sent before.
 func (w *Worker) begin(r *run, opening *schemas.Event, c *continuation) error {
 	r.prefilled.Store(true)
-	opening.Worker, opening.Source = w.cfg.ID, r.source()
+	opening.Worker, opening.Source, opening.Excused = w.cfg.ID, r.source(), r.excused
 	opening.Reason = sentences(opening.Reason, r.note)
 	r.mark(opening)
 	if err := r.out.event(opening); err != nil {

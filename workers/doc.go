@@ -20,8 +20,11 @@
 // condition that there is none yet.
 //
 // Failures are counted from the job's recorded events, not from deliveries: an attempt that was
-// opened and neither ended nor handed back has failed. A job that runs out of attempts leaves a
-// dead letter that names every one of them.
+// opened and neither ended nor handed back has failed, because the job may be what its worker died
+// of. But the worker may live, and have lost no more than the lease, to a starved machine or a broker
+// that was away: so whoever is given the job next asks it (excuse.go), and the event that opens the
+// new attempt excuses the old one. A job that runs out of attempts leaves a dead letter that names
+// every one of them.
 //
 // A queued job that no worker gets to is ended by the [Janitor]: one of those that run, in every
 // worker process, holds a lock and works.

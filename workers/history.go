@@ -20,6 +20,8 @@ type history struct {
 	servedBy  string            // the model of the newest attempt, if it is not the job's own
 	declined  map[string]bool   // by such a model, which handed it back
 	failed    []schemas.Attempt // attempts that count, oldest first
+	open      *schemas.Attempt  // the newest one, if nothing ended it: its worker was lost, or lost the lease
+	excused   int               // attempts that were left like that and do not count
 	reply
 }
 
@@ -88,18 +90,19 @@ func (r *run) source() string {
 	return fmt.Sprintf("%s/%d", r.meta.Stream, r.meta.Sequence.Stream)
 }
 
-// readAttempts counts the attempts in a record. One that was opened and neither ended nor handed
-// back has failed: its worker said why, or was lost.
+// lose counts the open attempt, if there is one, as failed.
+func (h *history) lose() {
+	if a := h.open; a != nil {
+		a.Error = schemas.Errorf(schemas.CodeInternal, "worker %s was lost in attempt %d", a.Worker, a.Attempt)
+		h.failed = append(h.failed, *a)
+	}
+	h.open = nil
+}
+
+// readAttempts counts the attempts in a record. One that was opened and neither ended, handed back
+// nor excused has failed: its worker said why, or was lost.
 func readAttempts(events []schemas.Event) history {
 	var h history
-	var current *schemas.Attempt
-	lost := func() {
-		if current != nil {
-			current.Error = schemas.Errorf(schemas.CodeInternal, "worker %s was lost in attempt %d", current.Worker, current.Attempt)
-			h.failed = append(h.failed, *current)
-		}
-		current = nil
-	}
 	for _, e := range events {
 		if e.Attempt < h.attempt {
 			continue // a fenced worker's last words: no reader counts them
@@ -110,7 +113,11 @@ func readAttempts(events []schemas.Event) history {
 		h.attempt, h.lastSeq = e.Attempt, e.Seq
 		switch {
 		case e.Kind.Opens():
-			lost()
+			if e.Excused && h.open != nil {
+				h.open = nil
+				h.excused++
+			}
+			h.lose()
 			h.source = cmp.Or(h.source, e.Source)
 			h.servedBy = e.ServedBy
 			switch {
@@ -119,7 +126,7 @@ func readAttempts(events []schemas.Event) history {
 			case e.Kind == schemas.Resumed && e.Kept <= len(h.ids):
 				h.ids = h.ids[:e.Kept]
 			}
-			current = &schemas.Attempt{Attempt: e.Attempt, Worker: e.Worker}
+			h.open = &schemas.Attempt{Attempt: e.Attempt, Worker: e.Worker}
 		case e.Kind == schemas.DeltaKind:
 			h.delivered, h.by = true, h.servedBy
 			h.add(&e)
@@ -130,16 +137,15 @@ func readAttempts(events []schemas.Event) history {
 				}
 				h.declined[h.servedBy] = true
 			}
-			if current != nil && !e.Handback {
-				current.Error = e.Error
-				h.failed = append(h.failed, *current)
+			if h.open != nil && !e.Handback {
+				h.open.Error = e.Error
+				h.failed = append(h.failed, *h.open)
 			}
-			current = nil
+			h.open = nil
 		case e.Kind.Terminal():
-			current = nil
+			h.open = nil
 		}
 	}
-	lost()
 	return h
 }
 

@@ -50,6 +50,11 @@ func (w *Worker) announceService() (micro.Service, error) {
 		w.fault(service.Stop(), "stop the service")
 		return nil, fmt.Errorf("listen for drain requests: %w", err)
 	}
+	err = service.AddEndpoint("attempt", micro.HandlerFunc(w.onAttempt), micro.WithEndpointSubject(schemas.AttemptSubject(w.cfg.ID)))
+	if err != nil {
+		w.fault(service.Stop(), "stop the service")
+		return nil, fmt.Errorf("listen for questions about attempts: %w", err)
+	}
 	return service, nil
 }
 

@@ -44,6 +44,7 @@ type run struct {
 	extra   int    // slots taken beyond the first
 	last    bool   // it holds the worker's lastChance
 	opened  bool   // its opening event is out
+	excused bool   // the attempt before was left by a worker that lives
 	buried  bool   // there is a dead letter, which may be replayed
 }
 

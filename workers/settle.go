@@ -58,6 +58,9 @@ func (w *Worker) settle(r *run, err error) {
 		fate, sent = "terminated", r.msg.TermWithReason(firstLine(err.Error()))
 	case errors.Is(err, ErrLeaseLost): // another worker's by now; whatever we say would be about its delivery
 		fate = "abandoned"
+		if r.opened {
+			w.forsaken.add(r)
+		}
 	case errors.Is(err, ErrStopping):
 		fate, sent = "handed_back", r.msg.Nak() // another worker takes it at once; not a failure
 	case errors.Is(err, errDeclined): // it waits for its own model, or for another that can stand in

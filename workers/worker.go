@@ -62,6 +62,7 @@ type Worker struct {
 	covers        []*cover
 	// lastChance is held by the one job here that is on its last attempt.
 	lastChance chan struct{}
+	forsaken   forsaken
 	started    time.Time
 
 	mu      sync.Mutex
