@@ -38,9 +38,9 @@ func (m *message) text() (string, error) {
 }
 
 // chatPrompt renders the messages and names the role of the reply.
-func (w *wireRequest) chatPrompt() (role string, prompts [][]int, err error) {
+func (w *wireRequest) chatPrompt(model string) (role string, prompts [][]int, err error) {
 	generate := deref(w.AddGenerationPrompt, true)
-	prompt, err := renderChat(w.Messages, generate, w.ContinueFinalMessage, deref(w.AddSpecialTokens, false))
+	prompt, err := renderChat(model, w.Messages, generate, w.ContinueFinalMessage, deref(w.AddSpecialTokens, false))
 	if err != nil {
 		return "", nil, err
 	}
@@ -56,9 +56,8 @@ func continuesAndBegins() *apiError {
 		"continue the final message, and add_generation_prompt when you want to add a header that will prompt it to start a new assistant message instead.")
 }
 
-// renderChat is the chat template: ChatML after a beginning-of-text token. Markers are tokens that
-// no text can spell, so a message cannot forge a turn.
-func renderChat(messages []message, generate, continueFinal, addSpecial bool) ([]int, error) {
+// renderChat applies the model's chat template.
+func renderChat(model string, messages []message, generate, continueFinal, addSpecial bool) ([]int, error) {
 	if messages == nil {
 		return nil, invalid("body.messages", "missing", "Field required")
 	}
@@ -68,6 +67,7 @@ func renderChat(messages []message, generate, continueFinal, addSpecial bool) ([
 	if generate && continueFinal {
 		return nil, continuesAndBegins()
 	}
+	f := formatOf(model)
 	ids := []int{beginText}
 	if addSpecial { // the template has its own; vLLM adds a second when asked to
 		ids = append(ids, beginText)
@@ -77,19 +77,23 @@ func renderChat(messages []message, generate, continueFinal, addSpecial bool) ([
 		if m.Role == "" {
 			return nil, invalid(fmt.Sprintf("body.messages.%d.role", i), "missing", "Field required")
 		}
+		if f.alternates && m.Role != []string{"user", "assistant"}[i%2] {
+			return nil, badRequest("", "Conversation roles must alternate user/assistant/user/assistant/...")
+		}
 		text, err := m.text()
 		if err != nil {
 			return nil, err
 		}
-		ids = appendTokens(append(ids, turnStart), m.Role+"\n")
+		before, after := f.around(m.Role)
+		ids = appendTokens(append(ids, before.token...), before.text)
 		ids = appendTokens(ids, text)
 		if continueFinal && i == len(messages)-1 {
 			return ids, nil
 		}
-		ids = append(ids, turnEnd, firstByte+'\n')
+		ids = appendTokens(append(ids, after.token...), after.text)
 	}
 	if generate {
-		ids = appendTokens(append(ids, turnStart), "assistant\n")
+		ids = appendTokens(append(ids, f.reply.token...), f.reply.text)
 	}
 	return ids, nil
 }

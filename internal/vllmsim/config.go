@@ -51,7 +51,7 @@ type Config struct {
 	MaxBody int64
 	// Faults are armed from the start.
 	Faults []Fault
-	// LogPrompts keeps the rendered text of the last prompts for Prompts.
+	// LogPrompts keeps the rendered text of the last prompts, for Prompts and /sim/prompts.
 	LogPrompts bool
 	// Exit ends the process when the crash fault fires. Without it, or if it returns, the simulator
 	// cuts every connection, serves nothing more, and Run returns ErrCrashed.

@@ -11,6 +11,9 @@
 // continuation that starts inside a character yields the whole of it. Text that waited for a stop
 // string, on the other hand, is lost with the request that held it back.
 //
+// Chats are rendered as the model's family does, which is taken from its name: ChatML, OpenChat's,
+// Mixtral's or Phi-3's. The last prompts can be looked at (/sim/prompts).
+//
 // # Scheduling
 //
 // One loop makes steps, each one token of every running sequence, like vLLM's engine. Up to

@@ -74,7 +74,7 @@ func (t *wireTokenize) tokens(model string) ([]int, error) {
 		return nil, invalid("body.prompt", "missing", "Field required")
 	}
 	if t.Prompt == nil {
-		return renderChat(t.Messages, deref(t.AddGenerationPrompt, true), t.ContinueFinalMessage, deref(t.AddSpecialTokens, false))
+		return renderChat(model, t.Messages, deref(t.AddGenerationPrompt, true), t.ContinueFinalMessage, deref(t.AddSpecialTokens, false))
 	}
 	ids := []int{}
 	if deref(t.AddSpecialTokens, true) {
@@ -135,4 +135,12 @@ func (s *Sim) faultsEndpoint(w http.ResponseWriter, r *http.Request) {
 
 func (s *Sim) statsEndpoint(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, s.Stats())
+}
+
+func (s *Sim) promptsEndpoint(w http.ResponseWriter, _ *http.Request) {
+	if !s.cfg.LogPrompts {
+		writeError(w, notFound("", "Prompts are not kept."))
+		return
+	}
+	writeJSON(w, http.StatusOK, map[string][]string{"prompts": s.Prompts()})
 }

@@ -125,7 +125,7 @@ func (c *Config) parse(chat bool, body []byte, model string) (*request, error) {
 	}
 	var err error
 	if chat {
-		r.role, r.prompts, err = w.chatPrompt()
+		r.role, r.prompts, err = w.chatPrompt(c.Model)
 	} else {
 		r.prompts, err = parsePrompts(w.Prompt, deref(w.AddSpecialTokens, true))
 	}

@@ -44,6 +44,7 @@ func (s *Sim) Handler() http.Handler {
 		"/detokenize":   {post, true, s.detokenize},
 		"/sim/faults":   {[]string{http.MethodGet, http.MethodPost, http.MethodDelete}, false, s.faultsEndpoint},
 		"/sim/stats":    {get, false, s.statsEndpoint},
+		"/sim/prompts":  {get, false, s.promptsEndpoint},
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()

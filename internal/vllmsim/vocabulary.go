@@ -12,6 +12,9 @@ const (
 	endText
 	turnStart
 	turnEnd
+	endOfTurn
+	messageEnd
+	roleStart
 
 	firstByte = 8
 	firstWord = firstByte + 256
@@ -93,6 +96,7 @@ var vocab = sync.OnceValue(func() *vocabulary {
 	}
 	v.text[beginText], v.text[endText] = "<s>", "</s>"
 	v.text[turnStart], v.text[turnEnd] = "<|im_start|>", "<|im_end|>"
+	v.text[endOfTurn], v.text[messageEnd], v.text[roleStart] = "<|end_of_turn|>", "<|end|>", "<|"
 	for b := range 256 {
 		v.text[firstByte+b] = string([]byte{byte(b)})
 		v.longest[b] = 1

@@ -31,7 +31,7 @@ func (c *Config) simConfig(model string, t Timing) vllmsim.Config {
 	}
 	return vllmsim.Config{
 		Model: name, MaxModelLen: m.MaxModelLen, MaxNumSeqs: m.EngineArgs.MaxNumSeqs,
-		Priority: m.Priority || m.SchedulingPolicy == "priority", TTFT: t.TTFT, ITL: t.ITL,
+		Priority: m.Priority || m.SchedulingPolicy == "priority", TTFT: t.TTFT, ITL: t.ITL, LogPrompts: c.Log.Prompts,
 	}
 }
 
