@@ -28,6 +28,7 @@ type process struct {
 	guard   *guard
 	log     *engineLog
 	output  *os.File
+	sockets string // the folder of its sockets, or ""
 	started time.Time
 	// done is closed when the first process has ended; how is then in cmd.ProcessState.
 	done chan struct{}
@@ -138,6 +139,9 @@ func (p *process) end(ctx context.Context, grace, patience time.Duration, stuck 
 		<-p.log.ended
 	}
 	p.cgroup.close()
+	if len(p.members()) == 0 {
+		_ = os.RemoveAll(p.sockets) // what stays is a few empty files
+	}
 	return err
 }
 

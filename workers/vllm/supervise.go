@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -227,6 +228,7 @@ func (s *Server) confine() *cgroup {
 
 // start launches the process, in its cgroup if there is one: born in it, or else moved there.
 func (s *Server) start(argv, env []string, group *cgroup) (*process, error) {
+	sockets, env := scratch(env)
 	command := func() *exec.Cmd {
 		cmd := exec.Command(argv[0], argv[1:]...)
 		cmd.Dir, cmd.Env = s.srv.Dir, env
@@ -246,8 +248,10 @@ func (s *Server) start(argv, env []string, group *cgroup) (*process, error) {
 		}
 	}
 	if err != nil {
+		_ = os.RemoveAll(sockets) // "" is nothing
 		return nil, fmt.Errorf("start %s: %w", argv[0], err)
 	}
+	p.sockets = sockets
 	if guardErr != nil {
 		s.note(fmt.Sprintf("there is no guard, so a killed hxp may leave processes of the engine behind: %v", guardErr))
 	}
