@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 
@@ -30,8 +31,8 @@ type continuation struct {
 // errDiverged ends an attempt whose continuation contradicts text that has been sent.
 var errDiverged = errors.New("the continuation differs from the text already sent")
 
-// maxHeldBack bounds how many of the last tokens may be without confirmed text: a character has at
-// most four bytes, and a stop string is held back until it is ruled out.
+// maxHeldBack bounds how many of the last tokens may be without confirmed text, apart from those that
+// an engine holds back for a stop string: as many characters as the longest one has, less one.
 const maxHeldBack = 64
 
 // notContinued are request fields with which a reply cannot be taken up in the middle: a grammar or
@@ -81,24 +82,36 @@ func (w *Worker) resume(ctx context.Context, r *run, b *body) (c *continuation, 
 	case *promptMark(prompt) != *h.prompt:
 		return nil, "this engine makes other tokens of the prompt", nil
 	}
-	return w.confirm(ctx, &continuation{prompt: prompt}, h)
+	return w.confirm(ctx, &continuation{prompt: prompt}, h, b.longestStop())
 }
 
 // confirm keeps the tokens whose text has been sent: a token may have been recorded before its text,
 // while a character or a possible stop string was incomplete.
-func (w *Worker) confirm(ctx context.Context, c *continuation, h *history) (*continuation, string, error) {
+func (w *Worker) confirm(ctx context.Context, c *continuation, h *history, stop int) (*continuation, string, error) {
 	// The text of the reply depends on what is before it, so it is cut out of the whole.
 	before, err := w.engine.Detokenize(ctx, c.prompt)
 	if errors.Is(err, ErrUnsupported) {
 		return nil, "this engine cannot detokenize", nil
 	}
-	for n := len(h.ids); err == nil && n >= max(0, len(h.ids)-maxHeldBack); n-- {
+	spells := func(n int) (text string, ok bool) {
 		var whole string
-		if whole, err = w.engine.Detokenize(ctx, slices.Concat(c.prompt, h.ids[:n])); err != nil {
-			break
+		if err == nil {
+			whole, err = w.engine.Detokenize(ctx, slices.Concat(c.prompt, h.ids[:n]))
 		}
-		text, ok := strings.CutPrefix(whole, before)
-		if !ok {
+		return strings.CutPrefix(whole, before)
+	}
+	last, low := len(h.ids), max(0, len(h.ids)-maxHeldBack)
+	if stop > maxHeldBack { // a token for each character at most: too many to be tried one after the other
+		low = max(0, low-stop)
+		last = low + sort.Search(last-low, func(n int) bool {
+			text, _ := spells(low + n + 1)
+			return len(text) > len(h.text)
+		})
+		low = max(low, last-maxHeldBack)
+	}
+	for n := last; err == nil && n >= low; n-- {
+		text, ok := spells(n)
+		if !ok || err != nil {
 			continue
 		}
 		if overlap, ok := strings.CutPrefix(h.text, text); ok {
@@ -110,6 +123,20 @@ func (w *Worker) confirm(ctx context.Context, c *continuation, h *history) (*con
 		return nil, "", err
 	}
 	return nil, "the recorded tokens do not spell the text that was sent", nil
+}
+
+// longestStop is the length in bytes of the request's longest stop string.
+func (b *body) longestStop() int {
+	var one string
+	var many []string
+	if json.Unmarshal(b.fields["stop"], &one) != nil && json.Unmarshal(b.fields["stop"], &many) != nil {
+		return 0
+	}
+	longest := len(one)
+	for _, s := range many {
+		longest = max(longest, len(s))
+	}
+	return longest
 }
 
 // request is the generation of the rest of the reply: the prompt's and the kept tokens, and what is

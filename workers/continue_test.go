@@ -30,6 +30,8 @@ func TestInterruptedReplyIsTheUndisturbedOne(t *testing.T) {
 		{"completion", `{"prompt":"Once upon a time %d","max_tokens":90,"ignore_eos":true}`},
 		{"token ids", `{"prompt":[300,301,3%d],"max_tokens":90,"ignore_eos":true}`},
 		{"stop string", `{"messages":[{"role":"user","content":"stop %d"}],"max_tokens":200,"ignore_eos":true,"stop":["ed the","ver "]}`},
+		// More tokens are without text than characters have bytes.
+		{"long stop string", `{"messages":[{"role":"user","content":"stop %d"}],"max_tokens":300,"ignore_eos":true,"stop":["` + strings.Repeat("never ", 200) + `"]}`},
 		{"seed and min_tokens", `{"messages":[{"role":"user","content":"seed %d"}],"max_tokens":120,"seed":7,"min_tokens":60,"presence_penalty":0.5}`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -44,9 +46,12 @@ func TestInterruptedReplyIsTheUndisturbedOne(t *testing.T) {
 					t.Fatal(err)
 				}
 				// After 1, 2, 3... tokens, so that attempts end in every place there is.
-				faults := 5
+				faults, after := 5, 1
+				if c.name == "long stop string" {
+					faults, after = 2, 90
+				}
 				for n := range faults {
-					if err := sim.InjectFault(vllmsim.Fault{Kind: vllmsim.EOF, AfterTokens: 1 + i + 2*n}); err != nil {
+					if err := sim.InjectFault(vllmsim.Fault{Kind: vllmsim.EOF, AfterTokens: after + i + 2*n}); err != nil {
 						t.Fatal(err)
 					}
 				}
