@@ -21,6 +21,9 @@ type cli struct {
 	out     output
 	started func(app.Running) // tests learn here where up and worker listen
 
+	// interrupts hands a Ctrl-C to what wants it in place of the program.
+	interrupts interrupts
+
 	// terminal is the controlling terminal's name; "" where it does not matter.
 	terminal string
 
@@ -31,8 +34,11 @@ type cli struct {
 
 // run runs one command line and returns its exit code.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, environ []string) int {
-	c := &cli{stdin: stdin, environ: environ, out: newOutput(stdout, stderr, environ), terminal: "/dev/tty"}
-	return c.run(ctx, args)
+	return newCLI(stdin, stdout, stderr, environ).run(ctx, args)
+}
+
+func newCLI(stdin io.Reader, stdout, stderr io.Writer, environ []string) *cli {
+	return &cli{stdin: stdin, environ: environ, out: newOutput(stdout, stderr, environ), terminal: "/dev/tty"}
 }
 
 func (c *cli) run(ctx context.Context, args []string) int {
@@ -81,7 +87,8 @@ Secrets are never arguments: NATS_USER and NATS_PASSWORD, or a file with --creds
 	g.StringVarP(&c.out.format, "output", "o", formatTable, "`format` of the data: table, json or ndjson")
 	root.AddCommand(
 		c.upCommand(), c.workerCommand(), c.simCommand(),
-		c.runCommand(), c.submitCommand(), c.watchCommand(), c.getCommand(), c.cancelCommand(),
+		c.runCommand(), c.chatCommand(), c.sessionCommand(),
+		c.submitCommand(), c.watchCommand(), c.getCommand(), c.cancelCommand(),
 		c.deadCommand(), c.queueCommand(), c.workersCommand(), c.doctorCommand(),
 		c.configCommand(), c.versionCommand(),
 	)
