@@ -119,13 +119,13 @@ func (t *talk) list(ctx context.Context, title string) error {
 		return err
 	}
 	nr := 0
-	return list(t.out, threads, row("NR", "SESSION", "TITLE", "TURNS", "CHANGED"), func(x conversation.Thread) string {
+	return list(t.out, threads, row("NR", "SESSION", "TITLE", "MESSAGES", "CHANGED"), func(x conversation.Thread) string {
 		nr++
 		mark := ""
 		if x.ID == t.chat.Session() {
 			mark = " *"
 		}
-		return row(fmt.Sprint(nr, mark), x.ID, short(x.Title), x.Turns, age(x.Updated))
+		return row(fmt.Sprint(nr, mark), x.ID, short(x.Title), x.Messages, age(x.Updated))
 	})
 }
 

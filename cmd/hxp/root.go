@@ -96,11 +96,11 @@ Secrets are never arguments: NATS_USER and NATS_PASSWORD, or a file with --creds
 	return root
 }
 
-// checkArguments makes a wrong number of arguments, or an unknown sub-command, a usage error of every command.
+// checkArguments makes a wrong number of arguments, an unknown sub-command, or flags that exclude each other a usage error of every command.
 func checkArguments(cmd *cobra.Command) {
 	if check := cmd.Args; check != nil {
 		cmd.Args = func(cmd *cobra.Command, args []string) error {
-			if err := check(cmd, args); err != nil {
+			if err := errors.Join(check(cmd, args), cmd.ValidateFlagGroups()); err != nil {
 				return fmt.Errorf("%w: %w (usage: %s)", app.ErrUsage, err, cmd.UseLine())
 			}
 			return nil

@@ -81,8 +81,8 @@ func (c *cli) sessionListCommand() *cobra.Command {
 
 // threads writes a list of sessions.
 func (c *cli) threads(threads []conversation.Thread) error {
-	return list(c.out, threads, row("SESSION", "TITLE", "MODEL", "TURNS", "MESSAGES", "CHANGED"), func(t conversation.Thread) string {
-		return row(t.ID, short(t.Title), t.Model, t.Turns, t.Messages, t.Updated.Format(time.RFC3339))
+	return list(c.out, threads, row("SESSION", "TITLE", "MODEL", "MESSAGES", "CHANGED"), func(t conversation.Thread) string {
+		return row(t.ID, short(t.Title), t.Model, t.Messages, t.Updated.Format(time.RFC3339))
 	})
 }
 
@@ -175,7 +175,7 @@ func (c *cli) sessionStats(s *conversation.Session) error {
 		mean = st.LatencySum / time.Duration(st.Turns)
 	}
 	facts := []fact{
-		{"turns", st.Turns}, {"beside a branch", st.Branches}, {"not finished", st.Aborted}, {"in flight", len(s.Pending)}, {"branches", len(s.Heads)},
+		{"turns generated", st.Turns}, {"beside a branch", st.Branches}, {"not finished", st.Aborted}, {"in flight", len(s.Pending)}, {"branches", len(s.Heads)},
 		{"with a window that left something out", st.Truncated},
 		{"prompt tokens", st.PromptTokens}, {"reply tokens", st.CompletionTokens},
 		{"mean time of a turn", mean.Round(time.Millisecond)}, {"longest", st.LatencyMax.Round(time.Millisecond)},

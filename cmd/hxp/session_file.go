@@ -107,7 +107,7 @@ func (c *cli) importSessions(ctx context.Context, s *app.Sessions, in io.Reader,
 	if err != nil && len(made) == 0 {
 		return err
 	}
-	return errors.Join(err, list(c.out, made, row("SESSION", "TITLE", "TURNS"), func(x *conversation.Session) string {
-		return row(x.ID, short(x.Title), x.Stats.Turns)
+	return errors.Join(err, list(c.out, made, row("SESSION", "TITLE", "MESSAGES"), func(x *conversation.Session) string {
+		return row(x.ID, short(x.Title), x.Messages)
 	}))
 }
