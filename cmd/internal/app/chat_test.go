@@ -3,6 +3,7 @@ package app_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -505,6 +506,27 @@ func TestChatOfASessionThatIsGone(t *testing.T) {
 		},
 	} {
 		wantError(t, f(), conversation.ErrDeleted)
+	}
+	// What was asked in several messages, or in none of text, is not asked again.
+	for i, messages := range [][]conversation.Message{
+		{conversation.Text("user", "a"), conversation.Text("user", "b"), conversation.Text("assistant", "c")},
+		{{Body: []byte(`{"role":"user","content":[{"type":"image_url"}]}`)}},
+	} {
+		id := fmt.Sprint("odd", i)
+		ref := conversation.Ref{Tenant: "default", ID: id}
+		if _, err := s.store.Create(t.Context(), conversation.NewSession{Tenant: "default", ID: id}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.store.Append(t.Context(), ref, conversation.NewTurn{Job: "j", Messages: messages}); err != nil {
+			t.Fatal(err)
+		}
+		odd := s.chat(app.ChatOptions{Session: id})
+		if path, err := odd.Open(t.Context(), app.TurnWatcher{}); err != nil || path.Depth != 1 {
+			t.Errorf("open = %+v, %v", path, err)
+		}
+		if _, err := odd.Regenerate(t.Context(), app.TurnWatcher{}); err == nil {
+			t.Errorf("%s is regenerated", id)
+		}
 	}
 	// A session that was made meanwhile is as good.
 	other := s.chat(app.ChatOptions{Session: "other"})

@@ -40,7 +40,7 @@ func (c *Chat) Say(ctx context.Context, text string, w TurnWatcher) (*schemas.Re
 // Regenerate sends the last message again. The reply is a branch beside the one before, in whose place the branch goes on.
 func (c *Chat) Regenerate(ctx context.Context, w TurnWatcher) (*schemas.Result, error) {
 	if c.last == nil {
-		return nil, errors.New("there is no message yet that could be sent again")
+		return nil, errors.New("there is no message of text that could be sent again")
 	}
 	return c.instead(ctx, *c.last, w)
 }
@@ -48,7 +48,7 @@ func (c *Chat) Regenerate(ctx context.Context, w TurnWatcher) (*schemas.Result, 
 // Edit sends another text in place of the last message. What was said before is kept beside it.
 func (c *Chat) Edit(ctx context.Context, text string, w TurnWatcher) (*schemas.Result, error) {
 	if c.last == nil {
-		return nil, errors.New("there is no message yet that could be edited")
+		return nil, errors.New("there is no message of text that could be edited")
 	}
 	return c.instead(ctx, asked{text, c.last.parent}, w)
 }
