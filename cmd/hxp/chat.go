@@ -178,7 +178,10 @@ func (t *talk) turn(ctx context.Context, ask func(context.Context, app.TurnWatch
 	case t.out.format != formatTable:
 		return errors.Join(t.out.one(r, nil), firstError(err, outcome(r)))
 	}
-	t.after(r)
+	if err == nil {
+		t.out.say("%s\n", t.out.paint(faint, usageLine(r)))
+	}
+	t.after(r.Turn)
 	return firstError(err, outcome(r))
 }
 
@@ -192,20 +195,13 @@ func firstError(errs ...error) error {
 	return nil
 }
 
-// after sums a turn up. At a terminal a turn that was stored as it should be needs no words.
-func (t *talk) after(r *schemas.Result) {
-	t.out.say("%s\n", t.out.paint(faint, usageLine(r)))
-	turn := r.Turn
-	if turn == nil {
-		return
+// after says what became of a turn. At a terminal one that was stored as it should be needs no words.
+func (t *talk) after(turn *schemas.Turn) {
+	if turn == nil || !t.in.Edited() || turn.State != schemas.TurnStored || !turn.Head {
+		t.sayTurn(turn)
+	} else if turn.LeftOut != nil {
+		t.out.say("hxp: %s\n", leftOutLine(turn.LeftOut))
 	}
-	if t.in.Edited() && turn.State == schemas.TurnStored && turn.Head {
-		if turn.LeftOut != nil {
-			t.out.say("hxp: %s\n", leftOutLine(turn.LeftOut))
-		}
-		return
-	}
-	t.sayTurn(turn)
 }
 
 // watcher says what happens to a turn.

@@ -197,7 +197,7 @@ func (t *talk) load(ctx context.Context, file string) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // it is only read
 	path, err := t.chat.Load(ctx, f)
 	t.recap(path)
 	return err

@@ -87,7 +87,7 @@ array of them, or one after the other as in a JSONL file. The form is recognised
 				if err != nil {
 					return fmt.Errorf("%w: %w", app.ErrUsage, err)
 				}
-				defer f.Close()
+				defer func() { _ = f.Close() }() // it is only read
 				in = f
 			}
 			return c.withSessions(cmd, func(ctx context.Context, s *app.Sessions) error { return c.importSessions(ctx, s, in, into) })

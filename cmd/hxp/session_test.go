@@ -176,21 +176,25 @@ func TestSessionList(t *testing.T) {
 
 func TestSessionChanges(t *testing.T) {
 	t.Parallel()
-	s := shelve(t)
-	s.colours(t)
 	t.Run("rename", func(t *testing.T) {
+		t.Parallel()
+		s := shelve(t)
+		s.colours(t)
 		if out := s.hxp(t, "session", "rename", "demo", "The", "sky").must(t, exitOK).out; out != "demo  The sky\n" {
 			t.Errorf("rename wrote %q", out)
 		}
 	})
 	t.Run("fork", func(t *testing.T) {
+		t.Parallel()
+		s := shelve(t)
+		s.colours(t)
 		id := strings.TrimSpace(s.hxp(t, "session", "fork", "demo", "--turn", "t-four", "--title", "Mars").must(t, exitOK).out)
 		path := decode[app.SessionPath](t, s.hxp(t, "session", "show", id, "-o", "json").must(t, exitOK).out)
 		if len(path.Turns) != 2 || path.Leaf != "t-four" || path.Session.Title != "Mars" || path.Session.User != "ada" {
 			t.Errorf("fork = %+v", path)
 		}
 		whole := decode[conversation.Session](t, s.hxp(t, "session", "fork", "demo", "-o", "json").must(t, exitOK).out)
-		if whole.Title != "The sky" || whole.Head != "t-three" {
+		if whole.Title != "Colours" || whole.Head != "t-three" {
 			t.Errorf("fork = %+v", whole)
 		}
 		if e := s.hxp(t, "session", "fork", "demo", "--turn", "t-five").must(t, exitFailed).stderr; !strings.Contains(e, "nothing can follow it") {
@@ -198,6 +202,9 @@ func TestSessionChanges(t *testing.T) {
 		}
 	})
 	t.Run("branch", func(t *testing.T) {
+		t.Parallel()
+		s := shelve(t)
+		s.colours(t)
 		out := s.hxp(t, "session", "branch", "demo", "night", "--turn", "t-seven").must(t, exitOK).out
 		want := " BRANCH TURN TEXT * main t-three Thanks. mars t-six Why is\ufffd[31m that? night t-seven And at night? "
 		if got := strings.Join(strings.Fields(" "+out), " "); got != strings.TrimSpace(want) {
@@ -220,6 +227,9 @@ func TestSessionChanges(t *testing.T) {
 		}
 	})
 	t.Run("stats", func(t *testing.T) {
+		t.Parallel()
+		s := shelve(t)
+		s.colours(t)
 		out := s.hxp(t, "session", "stats", "demo").must(t, exitOK).out
 		for _, want := range []string{`turns generated +7\n`, `prompt tokens +80\n`, `not finished +1\n`, `mean time of a turn +1s\n`, `in flight +1\n`} {
 			if !regexp.MustCompile(want).MatchString(out) {
@@ -231,6 +241,9 @@ func TestSessionChanges(t *testing.T) {
 		}
 	})
 	t.Run("rm", func(t *testing.T) {
+		t.Parallel()
+		s := shelve(t)
+		s.colours(t)
 		out := s.hxp(t, "session", "rm", "demo", "nobody").must(t, exitPartly)
 		if got := strings.Join(strings.Fields(out.out), " "); got != "SESSION STATE demo deleted nobody not deleted" {
 			t.Errorf("rm wrote %q", got)

@@ -275,7 +275,6 @@ func TestChatTurnsThatAreNotStored(t *testing.T) {
 // TestChatSaysWhatHappensToATurn while it is generated.
 func TestChatSaysWhatHappensToATurn(t *testing.T) {
 	t.Parallel()
-	s := newStage(t)
 	for name, tc := range map[string]struct {
 		play  func(*act)
 		text  string
@@ -318,6 +317,8 @@ func TestChatSaysWhatHappensToATurn(t *testing.T) {
 		}, "", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newStage(t)
 			c := s.chat(app.ChatOptions{})
 			var w seen
 			s.next(tc.play)
@@ -335,6 +336,8 @@ func TestChatSaysWhatHappensToATurn(t *testing.T) {
 		})
 	}
 	t.Run("of a replaced worker", func(t *testing.T) {
+		t.Parallel()
+		s := newStage(t)
 		c := s.chat(app.ChatOptions{})
 		shown := make(chan struct{})
 		s.next(func(a *act) {
@@ -353,24 +356,35 @@ func TestChatSaysWhatHappensToATurn(t *testing.T) {
 		}
 	})
 	t.Run("not choices", func(t *testing.T) {
+		t.Parallel()
+		s := newStage(t)
+		done := make(chan struct{})
 		c := s.chat(app.ChatOptions{})
 		s.next(func(a *act) {
 			a.emit(schemas.Event{Kind: schemas.DeltaKind, Choices: []byte(`[{"index":"x"}]`)})
 			a.end(schemas.StatusCompleted, nil)
+			close(done)
 		})
+		defer func() { <-done }()
 		if _, err := c.Say(t.Context(), "go", app.TurnWatcher{}); err == nil || !strings.Contains(err.Error(), "event 1") {
 			t.Errorf("error = %v, want the event in it", err)
 		}
 	})
 	t.Run("a full disk", func(t *testing.T) {
+		t.Parallel()
+		s := newStage(t)
 		c := s.chat(app.ChatOptions{})
-		s.next(reply("x"))
+		done := make(chan struct{})
+		s.next(func(a *act) { reply("x")(a); close(done) })
 		full := errors.New("no space left")
 		if _, err := c.Say(t.Context(), "go", app.TurnWatcher{Text: func(string) error { return full }}); !errors.Is(err, full) {
 			t.Errorf("error = %v, want %v", err, full)
 		}
+		<-done
 	})
 	t.Run("empty", func(t *testing.T) {
+		t.Parallel()
+		s := newStage(t)
 		if _, err := s.chat(app.ChatOptions{}).Say(t.Context(), "", app.TurnWatcher{}); !errors.Is(err, app.ErrUsage) {
 			t.Errorf("error = %v, want %v", err, app.ErrUsage)
 		}

@@ -36,7 +36,7 @@ func (s *Sessions) Export(ctx context.Context, id, form, turn string) (data []by
 
 // maxImport bounds what an import reads, maxImported how many sessions it makes.
 const (
-	maxImport   = 64 << 20
+	maxImport   = 32 << 20
 	maxImported = 1000
 )
 

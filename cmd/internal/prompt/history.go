@@ -40,7 +40,7 @@ func readHistory(path string) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("history: %w", err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // it is only read
 	if info, err := f.Stat(); err == nil && info.Size() > maxHistoryBytes {
 		if _, err := f.Seek(-maxHistoryBytes, io.SeekEnd); err != nil {
 			return nil, fmt.Errorf("history: %w", err)
