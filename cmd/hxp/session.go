@@ -82,7 +82,7 @@ func (c *cli) sessionListCommand() *cobra.Command {
 // threads writes a list of sessions.
 func (c *cli) threads(threads []conversation.Thread) error {
 	return list(c.out, threads, row("SESSION", "TITLE", "MODEL", "MESSAGES", "CHANGED"), func(t conversation.Thread) string {
-		return row(t.ID, short(t.Title), t.Model, t.Messages, t.Updated.Format(time.RFC3339))
+		return row(t.ID, short(t.Title), short(t.Model), t.Messages, t.Updated.Format(time.RFC3339))
 	})
 }
 

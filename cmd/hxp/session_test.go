@@ -154,9 +154,9 @@ func TestSessionList(t *testing.T) {
 	for i := range 3 {
 		s.create(t, conversation.NewSession{ID: fmt.Sprintf("s%d", i), User: "ada", Title: fmt.Sprintf("Trip %d", i), Model: "phi3"})
 	}
-	s.create(t, conversation.NewSession{ID: "nobodys", Title: "Nobody's"})
+	s.create(t, conversation.NewSession{ID: "nobodys", Title: "Nobody's\x1b[31m"})
 	out := s.hxp(t, "session", "ls").must(t, exitOK).out
-	if ok, _ := regexp.MatchString(`^SESSION +TITLE +MODEL +MESSAGES +CHANGED\nnobodys +Nobody's +0 +\S+\n$`, out); !ok {
+	if ok, _ := regexp.MatchString(`^SESSION +TITLE +MODEL +MESSAGES +CHANGED\nnobodys +Nobody's\x{FFFD}\[31m +0 +\S+\n$`, out); !ok {
 		t.Errorf("session ls wrote %q", out)
 	}
 	for want, args := range map[int][]string{3: {}, 2: {"--limit", "2"}, 1: {"--title", "trip 1"}} {

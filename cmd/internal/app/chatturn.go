@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/google/uuid"
+	"github.com/nats-io/nats.go"
 
 	"github.com/hxp-enterprise/hxp/producer"
 	"github.com/hxp-enterprise/hxp/schemas"
@@ -18,7 +19,7 @@ type TurnWatcher struct {
 	Text func(string) error
 	// Void says that the text so far does not count, and why.
 	Void func(why string)
-	// Note receives what else a person should know.
+	// Note receives what else a person should know, at times from another goroutine than Text and Void.
 	Note func(text string)
 }
 
@@ -120,7 +121,7 @@ func (c *Client) converse(ctx context.Context, job schemas.Job, w TurnWatcher) (
 	defer cancel()
 	phase, err := c.Cancel(last, job.ID, "the submitter went away")
 	if err != nil {
-		return nil, errors.Join(context.Cause(ctx), c.Explain(err))
+		return nil, fmt.Errorf("%w; job %s could not be cancelled and may go on: %w", context.Cause(ctx), job.ID, c.Explain(err))
 	}
 	r, err = c.Wait(last, job.ID)
 	if err != nil {
@@ -131,6 +132,7 @@ func (c *Client) converse(ctx context.Context, job schemas.Job, w TurnWatcher) (
 
 // attend submits a job, again while the queue does not answer, and passes its events on.
 func (c *Client) attend(ctx context.Context, job schemas.Job, w TurnWatcher) (*schemas.Result, error) {
+	defer c.watchConnection(w)()
 	s, err := c.Submit(ctx, job)
 	for told := false; errors.Is(err, producer.ErrTimeout) && ctx.Err() == nil; told = true {
 		if !told {
@@ -158,6 +160,26 @@ func (c *Client) attend(ctx context.Context, job schemas.Job, w TurnWatcher) (*s
 		}
 		s.Close()
 		s = again
+	}
+}
+
+// watchConnection says when the connection is lost and found again, neither of which harms a stream, until stop is called.
+func (c *Client) watchConnection(w TurnWatcher) (stop func()) {
+	changes := c.NC.StatusChanged(nats.RECONNECTING, nats.CONNECTED)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for status := range changes {
+			if status == nats.CONNECTED {
+				w.note("connected again")
+			} else {
+				w.note("the connection to the queue is lost; waiting for it")
+			}
+		}
+	}()
+	return func() {
+		c.NC.RemoveStatusListener(changes)
+		<-done
 	}
 }
 

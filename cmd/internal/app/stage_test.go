@@ -31,6 +31,8 @@ type stage struct {
 	redis *embedded.Redis
 	store *conversation.Store
 	acts  chan func(*act)
+	// client is that of the last chat.
+	client *app.Client
 }
 
 // act is one job in the hands of the worker.
