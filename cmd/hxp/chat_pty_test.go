@@ -87,7 +87,7 @@ const prompted = ">>> "
 // reply is generated and a key while a line is edited.
 func TestE2EChatAtATerminal(t *testing.T) {
 	t.Parallel()
-	c := start(t, "--models", "hermes", "--sim-itl", "20ms", "--log-level", "error")
+	c := start(t, "--models", "hermes", "--sim-itl", "200ms", "--log-level", "error")
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -154,7 +154,7 @@ func TestE2EChatAtATerminal(t *testing.T) {
 // TestChatAtATerminal is the same in this process, with what a person does wrong.
 func TestChatAtATerminal(t *testing.T) {
 	t.Parallel()
-	c := start(t, "--models", "hermes", "--sim-itl", "20ms", "--log-level", "error")
+	c := start(t, "--models", "hermes", "--sim-itl", "100ms", "--log-level", "error")
 	ptmx, tty, err := pty.Open()
 	if err != nil {
 		t.Fatal(err)

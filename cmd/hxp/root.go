@@ -68,6 +68,7 @@ Data goes to stdout, progress to stderr. Exit codes: 0 ok, 1 the job failed,
 Secrets are never arguments: NATS_USER and NATS_PASSWORD, or a file with --creds.`,
 		Example: `  hxp up                                  # everything in one process, no GPU needed
   hxp run phi3 "Why is the sky blue?"     # submit a job and stream its text
+  hxp chat phi3                           # talk; what was said is kept
   hxp doctor                              # why is nothing moving?`,
 		SilenceUsage: true, SilenceErrors: true,
 		Args: cobra.NoArgs,
