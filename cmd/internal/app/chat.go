@@ -23,7 +23,6 @@ type ChatOptions struct {
 	System string
 	// User owns the sessions that the chat makes and lists.
 	User        string
-	Class       schemas.Class
 	MaxTokens   int
 	Temperature *float64
 }
@@ -63,7 +62,7 @@ func (c *Chat) Close() error {
 	return c.sessions.Close()
 }
 
-// Session is the id of the session; "" before its first turn. Branch is its branch; "" is the active one.
+// Session is the id of the session; "" before its first turn.
 func (c *Chat) Session() string { return c.session }
 
 // Branch is the session's branch; "" is the active one.
@@ -336,7 +335,7 @@ func (c *Chat) ensure(ctx context.Context, text string, w TurnWatcher) error {
 // message is the body of a turn: the new message alone.
 func (c *Chat) message(text string) Prompt {
 	return Prompt{
-		Model: c.o.Model, Text: text, Class: cmp.Or(c.o.Class, schemas.Interactive), MaxTokens: c.o.MaxTokens,
+		Model: c.o.Model, Text: text, Class: schemas.Interactive, MaxTokens: c.o.MaxTokens,
 		Temperature: c.o.Temperature, User: c.o.User, Stream: true,
 	}
 }

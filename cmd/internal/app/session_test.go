@@ -184,6 +184,9 @@ func TestSessionsChange(t *testing.T) {
 	wantError(t, s.Branch(t.Context(), "x", app.BranchChange{Name: "d"}), conversation.ErrDeleted)
 	tell(t, s, "empty")
 	wantError(t, s.Branch(t.Context(), "empty", app.BranchChange{Name: "d"}), nil, "no turn")
+	if got, err := s.Branches(t.Context(), "empty"); err != nil || len(got) != 0 {
+		t.Errorf("branches of nothing = %+v, %v", got, err)
+	}
 }
 
 func TestSessionsFiles(t *testing.T) {
