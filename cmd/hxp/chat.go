@@ -76,6 +76,7 @@ type talk struct {
 	*cli
 	chat *app.Chat
 	in   *prompt.Reader
+	stopper
 }
 
 func (c *cli) chat(cmd *cobra.Command, o app.ChatOptions, history string) error {
@@ -103,6 +104,7 @@ func (t *talk) run(ctx context.Context) error {
 		return err
 	}
 	if t.in.Edited() {
+		defer t.interrupts.offer(t.press)()
 		t.out.say("/help lists what can be done; Ctrl-C stops a reply, Ctrl-D ends\n")
 	}
 	t.recap(path)
@@ -135,8 +137,15 @@ func (t *talk) run(ctx context.Context) error {
 	}
 }
 
+// errStopped is why something ends on Ctrl-C.
+var errStopped = errors.New("stopped")
+
 // one answers what was typed.
 func (t *talk) one(ctx context.Context, text string) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	t.begin(func() { stop(errStopped) })
+	defer t.end()
 	switch trimmed := strings.TrimSpace(text); {
 	case trimmed == "":
 		return nil
@@ -148,18 +157,10 @@ func (t *talk) one(ctx context.Context, text string) error {
 	return t.turn(ctx, func(ctx context.Context, w app.TurnWatcher) (*schemas.Result, error) { return t.chat.Say(ctx, text, w) })
 }
 
-// errStopped is why a turn ends on Ctrl-C.
-var errStopped = errors.New("stopped")
-
-// turn has a reply generated and shows it. At a terminal Ctrl-C is the turn's.
+// turn has a reply generated and shows it.
 func (t *talk) turn(ctx context.Context, ask func(context.Context, app.TurnWatcher) (*schemas.Result, error)) error {
 	ctx, cancel := t.bounded(ctx, 0)
 	defer cancel()
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	if t.in.Edited() {
-		defer t.interrupts.take(func() { stop(errStopped) })()
-	}
 	w := t.watcher()
 	midLine := false
 	if t.out.format == formatTable {

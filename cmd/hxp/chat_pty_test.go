@@ -173,6 +173,9 @@ func TestChatAtATerminal(t *testing.T) {
 	s.typing(strings.Repeat("x", 4200) + "\r")
 	s.expect("longer than 4095 characters")
 	s.expect(prompted)
+	if !x.interrupts.taken() {
+		t.Error("a Ctrl-C that comes late ends the program")
+	}
 	s.typing("/regenerate now\r")
 	s.expect("takes nothing")
 	s.expect(prompted)
@@ -193,8 +196,8 @@ func TestChatAtATerminal(t *testing.T) {
 	s.typing("one\r")
 	s.expect("\n")
 	s.expect(" ")
-	if !x.interrupts.taken() {
-		t.Error("a turn takes no interrupt")
+	if !x.interrupts.taken() || x.interrupts.taken() {
+		t.Error("a turn takes no interrupt, or two")
 	}
 	interrupt(app.ErrInterrupted)
 	if got := <-done; got != exitInterrupted {
