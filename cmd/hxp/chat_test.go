@@ -326,3 +326,24 @@ func TestHistoryFile(t *testing.T) {
 		t.Errorf("completions of nothing = %q", got)
 	}
 }
+
+// TestE2ELongConversation says what the model was not shown.
+func TestE2ELongConversation(t *testing.T) {
+	t.Parallel()
+	c := start(t, "--models", "hermes", "--set", "ai_model_services.hermes.max_model_len=256", "--log-level", "error")
+	line := strings.Repeat("word ", 40)
+	s := c.feed(t, strings.Repeat(line+"\n", 8), "chat", "hermes", "--max-tokens", "20", "--session", "long").must(t, exitOK)
+	if !strings.Contains(s.stderr, "hxp: the window left out 1 turn (2 messages, about ") {
+		t.Errorf("stderr = %q, want what was left out", s.stderr)
+	}
+	s = c.feed(t, "", "run", "hermes", "--max-tokens", "20", "--session", "long", "and now?").must(t, exitOK)
+	if !regexp.MustCompile(`hxp: the window left out \d turns \(\d+ messages, about \d+ tokens\)\nsession long · stored as t-`).MatchString(s.stderr) {
+		t.Errorf("stderr = %q, want what was left out", s.stderr)
+	}
+	if got := c.path(t, "long"); len(got) != 18 {
+		t.Errorf("%d messages, want all 18", len(got))
+	}
+	if got := decode[conversation.Session](t, c.feed(t, "", "session", "stats", "long", "-o", "json").must(t, exitOK).out); got.Stats.Truncated == 0 {
+		t.Errorf("stats = %+v, want truncated turns", got.Stats)
+	}
+}
