@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -97,9 +98,14 @@ func reasonOf(l *queue.StoredDeadLetter) string {
 	return l.Reason.Error()
 }
 
-// short keeps a cell of a table on its line.
+// short keeps a cell of a table on its line, and characters out of it that would steer a terminal.
 func short(s string) string {
-	s = strings.Join(strings.Fields(s), " ")
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, strings.Join(strings.Fields(s), " "))
 	if r := []rune(s); len(r) > 80 {
 		return string(r[:79]) + "…"
 	}

@@ -14,13 +14,18 @@ var version string
 
 func main() {
 	ctx, interrupt := context.WithCancelCause(context.Background())
+	c := newCLI(os.Stdin, os.Stdout, os.Stderr, os.Environ())
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	go func() {
-		<-signals
+		for s := range signals {
+			if s == syscall.SIGTERM || !c.interrupts.taken() {
+				break
+			}
+		}
 		interrupt(app.ErrInterrupted)
 		<-signals
 		os.Exit(exitInterrupted) // children end with this process
 	}()
-	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Environ()))
+	os.Exit(c.run(ctx, os.Args[1:]))
 }

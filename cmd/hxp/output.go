@@ -116,3 +116,12 @@ func (o output) paint(color int, text string) string {
 	}
 	return fmt.Sprintf("\x1b[%dm%s\x1b[0m", color, text)
 }
+
+// The colours of paint that are none.
+const (
+	bold  = 1
+	faint = 2
+)
+
+// strong makes text stand out where there are colours.
+func (o output) strong(text string) string { return o.paint(bold, text) }

@@ -21,6 +21,9 @@ type cli struct {
 	out     output
 	started func(app.Running) // tests learn here where up and worker listen
 
+	// interrupts hands a Ctrl-C to what wants it in place of the program.
+	interrupts interrupts
+
 	// terminal is the controlling terminal's name; "" where it does not matter.
 	terminal string
 
@@ -31,8 +34,11 @@ type cli struct {
 
 // run runs one command line and returns its exit code.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, environ []string) int {
-	c := &cli{stdin: stdin, environ: environ, out: newOutput(stdout, stderr, environ), terminal: "/dev/tty"}
-	return c.run(ctx, args)
+	return newCLI(stdin, stdout, stderr, environ).run(ctx, args)
+}
+
+func newCLI(stdin io.Reader, stdout, stderr io.Writer, environ []string) *cli {
+	return &cli{stdin: stdin, environ: environ, out: newOutput(stdout, stderr, environ), terminal: "/dev/tty"}
 }
 
 func (c *cli) run(ctx context.Context, args []string) int {
@@ -62,6 +68,7 @@ Data goes to stdout, progress to stderr. Exit codes: 0 ok, 1 the job failed,
 Secrets are never arguments: NATS_USER and NATS_PASSWORD, or a file with --creds.`,
 		Example: `  hxp up                                  # everything in one process, no GPU needed
   hxp run phi3 "Why is the sky blue?"     # submit a job and stream its text
+  hxp chat phi3                           # talk; what was said is kept
   hxp doctor                              # why is nothing moving?`,
 		SilenceUsage: true, SilenceErrors: true,
 		Args: cobra.NoArgs,
@@ -81,7 +88,8 @@ Secrets are never arguments: NATS_USER and NATS_PASSWORD, or a file with --creds
 	g.StringVarP(&c.out.format, "output", "o", formatTable, "`format` of the data: table, json or ndjson")
 	root.AddCommand(
 		c.upCommand(), c.workerCommand(), c.simCommand(),
-		c.runCommand(), c.submitCommand(), c.watchCommand(), c.getCommand(), c.cancelCommand(),
+		c.runCommand(), c.chatCommand(), c.sessionCommand(),
+		c.submitCommand(), c.watchCommand(), c.getCommand(), c.cancelCommand(),
 		c.deadCommand(), c.queueCommand(), c.workersCommand(), c.doctorCommand(),
 		c.configCommand(), c.versionCommand(),
 	)
@@ -89,11 +97,11 @@ Secrets are never arguments: NATS_USER and NATS_PASSWORD, or a file with --creds
 	return root
 }
 
-// checkArguments makes a wrong number of arguments, or an unknown sub-command, a usage error of every command.
+// checkArguments makes a wrong number of arguments, an unknown sub-command, or flags that exclude each other a usage error of every command.
 func checkArguments(cmd *cobra.Command) {
 	if check := cmd.Args; check != nil {
 		cmd.Args = func(cmd *cobra.Command, args []string) error {
-			if err := check(cmd, args); err != nil {
+			if err := errors.Join(check(cmd, args), cmd.ValidateFlagGroups()); err != nil {
 				return fmt.Errorf("%w: %w (usage: %s)", app.ErrUsage, err, cmd.UseLine())
 			}
 			return nil

@@ -17,15 +17,20 @@ const maxPrompt = 64 << 20
 
 func (c *cli) runCommand() *cobra.Command {
 	var p promptFlags
+	var place sessionFlags
 	cmd := &cobra.Command{
 		Use:   "run MODEL [PROMPT...]",
 		Short: "Submit a prompt and stream the answer",
 		Long: `Submits a prompt, writes the text to stdout as it arrives and a line about tokens
 and times to stderr. Without a prompt, or with -, the prompt is read from stdin.
-Ctrl-C cancels the job on the cluster, so that no GPU works for nobody.`,
+Ctrl-C cancels the job on the cluster, so that no GPU works for nobody.
+
+With --session the prompt is the next message of a stored conversation: the worker
+puts the history in front of it and keeps the reply. See hxp chat and hxp session.`,
 		Example: `  hxp run phi3 "Why is the sky blue?"
   hxp run mixtral --system "Answer in French." --max-tokens 200 "Hello"
   git diff | hxp run hermes "Review this change:" -
+  hxp run phi3 --session trip "And on the second day?"
   hxp run phi3 -o json "Hello" | jq .usage`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -36,6 +41,9 @@ Ctrl-C cancels the job on the cluster, so that no GPU works for nobody.`,
 			prompt.Stream = c.out.format == formatTable
 			job, err := prompt.Job()
 			if err != nil {
+				return err
+			}
+			if err := place.place(&job, prompt); err != nil {
 				return err
 			}
 			return c.with(cmd, 0, func(ctx context.Context, _ *app.Config, client *app.Client) error {
@@ -52,6 +60,7 @@ Ctrl-C cancels the job on the cluster, so that no GPU works for nobody.`,
 		},
 	}
 	p.declare(cmd, schemas.Interactive)
+	place.declare(cmd)
 	return cmd
 }
 
@@ -137,6 +146,7 @@ func (c *cli) result(r *schemas.Result, streamed bool) error {
 	}
 	if c.out.format == formatTable {
 		c.out.say("%s\n", usageLine(r))
+		c.sayTurn(r.Turn)
 	}
 	return outcome(r)
 }

@@ -41,9 +41,10 @@ var rules = []rule{
 	{pkg: "loadtest/realvllm", tests: []string{"internal/sse", "producer", "workers", "workers/vllm"}},
 
 	{pkg: "cmd/internal/app", imports: []string{
-		"internal/embedded", "internal/queue", "internal/vllmsim", "producer", "schemas", "workers", "workers/vllm",
+		"conversation", "internal/embedded", "internal/queue", "internal/vllmsim", "producer", "schemas", "schemas/openai", "workers", "workers/vllm",
 	}},
-	{pkg: "cmd/hxp", imports: []string{"cmd/internal/app", "internal/queue", "producer", "schemas"}},
+	{pkg: "cmd/internal/prompt"},
+	{pkg: "cmd/hxp", imports: []string{"cmd/internal/app", "cmd/internal/prompt", "conversation", "internal/queue", "producer", "schemas"}},
 }
 
 // forTests is what the tests of any package may import besides the package itself and what it may

@@ -46,7 +46,9 @@ type Prompt struct {
 	Class       schemas.Class
 	MaxTokens   int
 	Temperature *float64
-	Stream      bool
+	// User is the end user, as OpenAI's requests name them. A session that the job makes is theirs.
+	User   string
+	Stream bool
 }
 
 // Job returns the job of a prompt.
@@ -60,7 +62,8 @@ func (p Prompt) Job() (schemas.Job, error) {
 		Prompt      string    `json:"prompt,omitempty"`
 		MaxTokens   int       `json:"max_tokens,omitempty"`
 		Temperature *float64  `json:"temperature,omitempty"`
-	}{MaxTokens: p.MaxTokens, Temperature: p.Temperature}
+		User        string    `json:"user,omitempty"`
+	}{MaxTokens: p.MaxTokens, Temperature: p.Temperature, User: p.User}
 	job := schemas.Job{Model: p.Model, Class: p.Class, Stream: p.Stream, Endpoint: schemas.ChatCompletions}
 	switch {
 	case p.Text == "":

@@ -18,6 +18,12 @@
 // run elsewhere. The rest is named and waits for a restart. A configuration with a fault changes nothing;
 // /readyz and hxp_config_last_reload_success say so until the next good one.
 //
+// # Conversations
+//
+// [Sessions] is what the session commands do with the conversations in Redis. [Chat] goes on with one of
+// them through the queue: a job a turn, with the new message alone, that answers the turn which its user
+// has seen last. It needs Redis for nothing but what a person asks of a session as a whole.
+//
 // # Engines
 //
 // A model's engine is a URL, or the process's own: started by vllm serve or simulated. An engine
