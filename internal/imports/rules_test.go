@@ -37,7 +37,7 @@ var rules = []rule{
 
 	{pkg: "conversation", imports: []string{"schemas"}},
 
-	{pkg: "loadtest/chaos"},
+	{pkg: "loadtest/chaos", tests: []string{"conversation"}},
 	{pkg: "loadtest/realvllm", tests: []string{"internal/sse", "producer", "workers", "workers/vllm"}},
 
 	{pkg: "cmd/internal/app", imports: []string{
