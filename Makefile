@@ -78,7 +78,7 @@ chaos-short: tools ## The same in about two minutes
 	.ci/some-tests go test -tags chaos -count=1 -v -timeout 8m ./loadtest/chaos $(CHAOSFLAGS)
 
 .PHONY: test-vllm
-test-vllm: ## Run hxp against real vLLM processes on this CPU; write docs/verification.md (VLLMFLAGS='-run /phi3')
+test-vllm: tools ## Run hxp against real vLLM processes on this CPU; write docs/verification.md (VLLMFLAGS='-run /phi3')
 	.ci/test-vllm $(VLLMFLAGS)
 
 ##@ Measure

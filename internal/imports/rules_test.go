@@ -38,7 +38,7 @@ var rules = []rule{
 	{pkg: "conversation", imports: []string{"schemas"}},
 
 	{pkg: "loadtest/chaos", tests: []string{"conversation"}},
-	{pkg: "loadtest/realvllm", tests: []string{"internal/sse", "producer", "workers", "workers/vllm"}},
+	{pkg: "loadtest/realvllm", tests: []string{"conversation", "internal/sse", "producer", "workers", "workers/vllm"}},
 
 	{pkg: "cmd/internal/app", imports: []string{
 		"internal/embedded", "internal/queue", "internal/vllmsim", "producer", "schemas", "workers", "workers/vllm",

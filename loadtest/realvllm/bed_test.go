@@ -115,6 +115,7 @@ type job struct {
 	sent    int // tokens, when the job went on
 	last    schemas.Event
 	resumed []schemas.Event
+	prompt  *schemas.Prompt // of the newest attempt
 	again   []string // why it began again
 }
 
@@ -160,6 +161,9 @@ func (j *job) take(t *testing.T, e schemas.Event) {
 	switch e.Kind {
 	case schemas.DeltaKind:
 		j.events++
+		if e.Prompt != nil {
+			j.prompt = e.Prompt
+		}
 		parts, err := openai.ParseChoices(e.Choices, nil)
 		if err != nil {
 			t.Fatalf("event %d: %v", e.Seq, err)
