@@ -116,6 +116,7 @@ type job struct {
 	last    schemas.Event
 	resumed []schemas.Event
 	prompt  *schemas.Prompt // of the newest attempt
+	leftOut bool            // something of the session's history was not shown
 	again   []string // why it began again
 }
 
@@ -158,6 +159,7 @@ func (j *job) until(t *testing.T, enough func() bool) {
 func (j *job) take(t *testing.T, e schemas.Event) {
 	t.Helper()
 	j.last = e
+	j.leftOut = j.leftOut || e.Turn != nil && e.Turn.LeftOut != nil
 	switch e.Kind {
 	case schemas.DeltaKind:
 		j.events++

@@ -9,6 +9,7 @@ import (
 	"hash/fnv"
 	"os/exec"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -142,4 +143,53 @@ func (b *bed) talks(t *testing.T) {
 		}
 		return j.wentOn(t, took)
 	})
+	check(t, "prefix_cache_by_steps_and_sliding", m.name, func(t *testing.T) string {
+		var rates []string
+		for _, keep := range []string{"0.75", "1"} {
+			stop(t, w)
+			w = b.startWorker(t, "redis.url="+url, "conversation.window.keep="+keep)
+			rates = append(rates, fmt.Sprintf("%.0f%% with keep=%s", 100*b.cached(t, s, "cache-"+keep[len(keep)-1:]), keep))
+		}
+		return strings.Join(rates, ", ")
+	})
+}
+
+// cached holds a conversation of twice the window and returns the part of the prompts' tokens that vLLM had in
+// its prefix cache, once the window was full.
+func (b *bed) cached(t *testing.T, s *conversation.Store, id string) float64 {
+	t.Helper()
+	const queries, hits, tokens = "vllm:prefix_cache_queries_total", "vllm:prefix_cache_hits_total", 40
+	k := b.open(t, s, id)
+	left, asked, found := 0, 0.0, 0.0
+	for i := 0; left < 20; i++ {
+		before, had := b.metric(t, queries), b.metric(t, hits)
+		text := fmt.Sprintf("Question %d of %s: %s?", i, id, strings.Repeat("and then ", 12))
+		raw, err := json.Marshal(say(text, tokens))
+		if err != nil {
+			t.Fatal(err)
+		}
+		j, err := b.jobs.Submit(t.Context(), schemas.Job{
+			Model: b.model.name, Endpoint: schemas.ChatCompletions, Body: raw, Stream: true, Session: &schemas.Session{ID: k.session},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		turn := &job{stream: j, choices: map[int]*reply{}}
+		r := turn.result(t)
+		j.Close()
+		if r.Status != schemas.StatusCompleted || i > 200 {
+			t.Fatalf("turn %d: %s %v", i, r.Status, r.Error)
+		}
+		if r.Usage.PromptTokens+tokens > window {
+			t.Errorf("turn %d: the prompt has %d tokens, the window %d", i, r.Usage.PromptTokens, window)
+		}
+		if turn.leftOut {
+			left++
+			asked, found = asked+b.metric(t, queries)-before, found+b.metric(t, hits)-had
+		}
+	}
+	if asked == 0 {
+		t.Fatalf("vLLM has no %s", queries)
+	}
+	return found / asked
 }
