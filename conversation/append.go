@@ -56,6 +56,9 @@ func (s *Store) Begin(ctx context.Context, ref Ref, b BeginTurn) (*Begun, error)
 	return out, r.err
 }
 
+// PendingTTL is how long a turn counts as in flight after its last Begin.
+func (s *Store) PendingTTL() time.Duration { return s.cfg.PendingTTL }
+
 // Abort ends a turn in flight of which nothing is kept, and counts it. A turn that is not in flight is left alone.
 func (s *Store) Abort(ctx context.Context, ref Ref, job string) error {
 	_, err := s.run(ctx, "abort", ref, TurnID(job))

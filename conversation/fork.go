@@ -25,7 +25,7 @@ func (s *Store) Fork(ctx context.Context, ref Ref, leaf string, into NewSession)
 	if into.Metadata == nil {
 		into.Metadata = from.Metadata
 	}
-	with := contents{branch: defaultBranch, turns: path.Turns}
+	with := contents{branch: DefaultBranch, turns: path.Turns}
 	if len(path.Turns) == 0 && path.Leaf != "" {
 		return nil, fmt.Errorf("fork session %s: %w: %.128q has lost its messages", ref.ID, ErrNoTurn, path.Leaf)
 	}
@@ -33,7 +33,7 @@ func (s *Store) Fork(ctx context.Context, ref Ref, leaf string, into NewSession)
 		if last := path.Turns[n-1]; last.Status != Finished {
 			return nil, fmt.Errorf("fork session %s: %w: %.128q", ref.ID, ErrUnfinished, last.ID)
 		}
-		with.heads = map[string]string{defaultBranch: path.Leaf}
+		with.heads = map[string]string{DefaultBranch: path.Leaf}
 		with.turns, with.summaries = carry(path)
 	}
 	return s.create(ctx, into, with)

@@ -75,13 +75,13 @@ type NewSession struct {
 	TTL time.Duration
 }
 
-// defaultBranch is the active branch of a new session.
-const defaultBranch = "main"
+// DefaultBranch is the active branch of a new session.
+const DefaultBranch = "main"
 
 // Create stores a new session. To repeat it safely, give it an ID. It fails with [ErrExists] if there is one with this id, and with
 // [ErrDeleted] if there was one until lately.
 func (s *Store) Create(ctx context.Context, spec NewSession) (*Session, error) {
-	return s.create(ctx, spec, contents{branch: defaultBranch})
+	return s.create(ctx, spec, contents{branch: DefaultBranch})
 }
 
 // contents is what a new session begins with.

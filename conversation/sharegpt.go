@@ -142,7 +142,7 @@ func (s *Store) ImportShareGPT(ctx context.Context, r io.Reader, into NewSession
 
 // shareTurns groups messages into turns. offset is the place of the first in the document.
 func (s *Store) shareTurns(messages []shareGPTMessage, offset int) (contents, error) {
-	with := contents{branch: defaultBranch}
+	with := contents{branch: DefaultBranch}
 	now, parent := time.Now(), ""
 	var open []Message
 	end := func(status Status) error {
@@ -154,7 +154,7 @@ func (s *Store) shareTurns(messages []shareGPTMessage, offset int) (contents, er
 		open = nil
 		if status == Finished {
 			parent = t.ID
-			with.heads = map[string]string{defaultBranch: t.ID}
+			with.heads = map[string]string{DefaultBranch: t.ID}
 		}
 		return nil
 	}

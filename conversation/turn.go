@@ -248,6 +248,10 @@ func (r *reply) turns() []Turn {
 	return out
 }
 
+// CheckMessages says whether messages may be part of a turn, by their number, size and roles. A reply has to find room
+// in the turn besides.
+func (s *Store) CheckMessages(messages []Message) error { return s.checkMessages(messages) }
+
 // checkMessages bounds the messages of one turn and looks for the role of each.
 func (s *Store) checkMessages(messages []Message) error {
 	if len(messages) == 0 {

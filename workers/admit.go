@@ -35,13 +35,13 @@ func (w *Worker) perform(ctx context.Context, r *run) error {
 	request, err := w.admit(ctx, r)
 	switch {
 	case errors.Is(err, errAnswered):
-		return nil
+		return w.storeLate(r, nil)
 	case err == nil:
 		err = w.attempt(ctx, r, request)
 	case ctx.Err() != nil:
 		err = context.Cause(ctx)
 	}
-	return w.conclude(ctx, r, err)
+	return w.storeLate(r, w.conclude(ctx, r, err))
 }
 
 // attempt checks what only the engine can tell, and generates. The job's deadline bounds both.
@@ -51,7 +51,10 @@ func (w *Worker) attempt(ctx context.Context, r *run, b *body) error {
 		ctx, stop = context.WithDeadlineCause(ctx, r.job.Deadline, errExpired)
 		defer stop()
 	}
-	err := w.fit(ctx, r.job, b, r.limits())
+	err := w.converse(ctx, r, b)
+	if err == nil && b.stored == nil {
+		err = w.fit(ctx, r.job, b, r.limits())
+	}
 	if err == nil {
 		if r.extra = b.sequences - 1; r.extra > 0 {
 			w.slots.take(r.extra)
@@ -128,6 +131,9 @@ func (w *Worker) admit(ctx context.Context, r *run) (*body, error) {
 		return nil, fmt.Errorf("%w: this is delivery %d, and attempt %d has begun", ErrLeaseLost, n, r.history.attempt)
 	}
 	r.out.resume(r.history.lastSeq, r.attempt)
+	if b := w.recall(ctx, r); b != nil {
+		return b, nil
+	}
 	if known.cancelled {
 		return nil, errCancelled
 	}
@@ -140,11 +146,8 @@ func (w *Worker) admit(ctx context.Context, r *run) (*body, error) {
 	if err := w.outOfAttempts(r); err != nil {
 		return nil, err
 	}
-	if r.job.Session != nil && r.tuned.Capabilities.NoConversation {
-		return nil, schemas.Errorf(schemas.CodeInvalidRequest, "session %q: model %s keeps no conversations", r.job.Session.ID, r.job.Model).WithParam("session")
-	}
-	if r.job.Session != nil {
-		return nil, schemas.Errorf(schemas.CodeInvalidRequest, "session %q: this worker keeps no conversations", r.job.Session.ID).WithParam("session")
+	if err := w.checkSession(r); err != nil {
+		return nil, err
 	}
 	if r.attempt > 1 && r.history.delivered && r.job.OnInterrupt == schemas.FailOnInterrupt {
 		return nil, schemas.Errorf(schemas.CodeEngineUnavailable, "attempt %d was interrupted and on_interrupt is %q", r.history.attempt, r.job.OnInterrupt).Permanent()
@@ -233,14 +236,13 @@ func (r *run) limits() Limits {
 // a chat that asks for none. The engine's KV cache may be smaller than the window: a sequence that outgrows it
 // waits for ever. A token is at least one byte, so most prompts fit without being counted.
 func (w *Worker) fit(ctx context.Context, job *schemas.Job, b *body, limits Limits) error {
-	window, what := limits.MaxModelLen, "the model's window is"
-	pool := w.capacity.pool()
-	inPool := pool > 0 && (window == 0 || pool < window)
-	if inPool {
-		window, what = pool, "the engine's KV cache holds"
-	}
+	window, inPool := w.span(limits)
 	if window == 0 {
 		return nil
+	}
+	what := "the model's window is"
+	if inPool {
+		what = "the engine's KV cache holds"
 	}
 	want := max(1, b.maxTokens)
 	most := limits.MaxTokens[1]
@@ -289,8 +291,12 @@ func (w *Worker) reannounce(ctx context.Context, r *run, result *schemas.Result)
 			return err
 		}
 	}
+	r.over = true
+	if r.late, err = w.owed(ctx, r, result); err != nil {
+		return err
+	}
 	// Whoever stored it may not have got to this either. A dead letter keeps its body for a replay.
-	if result.Error == nil || result.Error.Code != schemas.CodeMaxAttempts {
+	if r.late == nil && (result.Error == nil || result.Error.Code != schemas.CodeMaxAttempts) {
 		w.deleteBody(ctx, r)
 	}
 	w.logDuplicate(r, "the job has its result already")

@@ -17,6 +17,9 @@ var ErrNotReceived = errors.New("the engine did not receive the request")
 // reply opens an attempt and has the engine give the reply, or the rest of it. nil means that it is
 // complete.
 func (w *Worker) reply(ctx context.Context, r *run, b *body) error {
+	if b.stored != nil {
+		return w.replay(r, b)
+	}
 	r.note = b.note
 	whole := &Request{ID: r.job.ID, Attempt: r.attempt, Endpoint: r.job.Endpoint, Body: b.raw, Class: r.class}
 	switch h := &r.history; {
@@ -55,6 +58,7 @@ func (w *Worker) begin(r *run, opening *schemas.Event, c *continuation) error {
 	r.prefilled.Store(true)
 	opening.Worker, opening.Source, opening.Excused = w.cfg.ID, r.source(), r.excused
 	opening.Reason = sentences(opening.Reason, r.note)
+	opening.Turn = r.place()
 	r.mark(opening)
 	if err := r.out.event(opening); err != nil {
 		return err

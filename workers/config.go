@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
+	"github.com/hxp-enterprise/hxp/conversation"
 	"github.com/hxp-enterprise/hxp/schemas"
 )
 
@@ -72,6 +73,10 @@ type Config struct {
 	MaxBodyBytes int
 	// Breaker stops the pulling while the engine fails too often.
 	Breaker Breaker
+	// Conversations are where the history of jobs with a session is. nil refuses such jobs.
+	Conversations *conversation.Store
+	// Sessions is how they are treated.
+	Sessions Sessions
 	// Covers are other models whose jobs the worker takes as well while they have no worker.
 	Covers []Cover
 	// Limits are the bounds on requests.
@@ -118,6 +123,7 @@ func (c Config) withDefaults(model string) Config {
 	c.HealthInterval = cmp.Or(c.HealthInterval, 2*time.Second)
 	c.MaxBodyBytes = cmp.Or(c.MaxBodyBytes, 16<<20)
 	c.Heartbeat = cmp.Or(c.Heartbeat, 3*time.Second)
+	c.Sessions = c.Sessions.withDefaults()
 	c.Breaker = c.Breaker.withDefaults(c.HealthInterval)
 	covers := make([]Cover, len(c.Covers)) // the caller's own stay as they are
 	for i, cover := range c.Covers {
@@ -173,7 +179,7 @@ func (c Config) validate(model string) error {
 	if err := c.Breaker.validate(); err != nil {
 		errs = append(errs, err)
 	}
-	errs = append(errs, validateCovers(c.Covers, model))
+	errs = append(errs, c.Sessions.validate(), validateCovers(c.Covers, model))
 	check(c.Limits.MaxModelLen >= 0, "Limits.MaxModelLen is %d; want at least 0", c.Limits.MaxModelLen)
 	check(c.Limits.Temperature[0] <= c.Limits.Temperature[1], "Limits.Temperature is %v; want minimum before maximum", c.Limits.Temperature)
 	check(c.Limits.TopP[0] <= c.Limits.TopP[1], "Limits.TopP is %v; want minimum before maximum", c.Limits.TopP)

@@ -243,7 +243,7 @@ func (r *run) mark(opening *schemas.Event) {
 func (r *run) declines(reason *schemas.Error) bool {
 	switch reason.Code {
 	case schemas.CodeInvalidRequest, schemas.CodeContextLengthExceeded, schemas.CodePayloadTooLarge:
-		return r.cover != nil && !r.decoding.Load()
+		return r.cover != nil && !r.decoding.Load() && !r.refused
 	default:
 		return false
 	}
@@ -258,11 +258,7 @@ func (w *Worker) decline(r *run, reason *schemas.Error) error {
 		return err
 	}
 	if !r.opened {
-		opening := &schemas.Event{Kind: schemas.Started}
-		if r.history.attempt > 0 {
-			opening.Kind, opening.Kept = schemas.Resumed, len(r.history.ids)
-		}
-		if said := w.begin(r, opening, nil); said != nil {
+		if said := w.openOnly(r); said != nil {
 			return said
 		}
 	}

@@ -40,6 +40,9 @@ func (w *Worker) conclude(ctx context.Context, r *run, err error) error {
 	case errors.Is(err, ErrStopping):
 		return w.handBack(r, err, schemas.Errorf(schemas.CodeEngineUnavailable, "worker %s is stopping", w.cfg.ID))
 	}
+	if errors.Is(err, errStoreAway) {
+		return w.awaitStore(r, err)
+	}
 	reason := schemas.AsError(err)
 	if errors.Is(err, ErrStalled) {
 		reason = schemas.Errorf(schemas.CodeEngineUnavailable, "%v", err)
@@ -72,8 +75,11 @@ func (w *Worker) conclude(ctx context.Context, r *run, err error) error {
 // end finishes a job. If its Result cannot be stored, the attempt was none of the job's fault.
 func (w *Worker) end(ctx context.Context, r *run, status schemas.Status, reason *schemas.Error) error {
 	err := w.finish(ctx, r, status, reason)
-	if err == nil || errors.Is(err, ErrLeaseLost) {
+	switch {
+	case err == nil, errors.Is(err, ErrLeaseLost):
 		return err
+	case errors.Is(err, errStoreAway):
+		return w.awaitStore(r, err)
 	}
 	return w.handBack(r, err, schemas.Errorf(schemas.CodeInternal, "%v", err))
 }
@@ -129,7 +135,10 @@ func (w *Worker) bury(ctx context.Context, r *run, reason *schemas.Error) error 
 // first, the job is theirs and nothing is said.
 func (w *Worker) finish(ctx context.Context, r *run, status schemas.Status, reason *schemas.Error) error {
 	result := w.result(r, status, reason)
-	if status == schemas.StatusCompleted && r.job.Stream && result.Usage != nil {
+	if err := w.settleTurn(ctx, r, result); err != nil {
+		return err
+	}
+	if result.Status == schemas.StatusCompleted && r.job.Stream && result.Usage != nil {
 		if err := r.out.event(&schemas.Event{Kind: schemas.UsageKind, Usage: result.Usage}); err != nil {
 			return err
 		}
@@ -146,6 +155,8 @@ func (w *Worker) finish(ctx context.Context, r *run, status schemas.Status, reas
 	switch {
 	case errors.Is(err, queue.ErrResultExists):
 		r.out.drop()
+		w.sessions.release(r.late)
+		r.late = nil // the turn is that of the other Result
 		outcome = "superseded"
 		if err := w.yieldTo(ctx, r); err != nil {
 			return err
@@ -157,11 +168,12 @@ func (w *Worker) finish(ctx context.Context, r *run, status schemas.Status, reas
 			return err
 		}
 		r.metrics.class[r.class].tokens(result.Usage)
+		w.announceTurn(ctx, r, result)
 	}
 	r.metrics.class[r.class].outcome(outcome)
 	r.metrics.class[r.class].duration.Observe(time.Since(r.meta.Timestamp).Seconds())
 	w.logOutcome(r, result, outcome)
-	if err == nil {
+	if err == nil && r.late == nil {
 		w.deleteBody(ctx, r)
 	}
 	return nil
@@ -253,7 +265,7 @@ func (w *Worker) result(r *run, status schemas.Status, reason *schemas.Error) *s
 }
 
 func terminalEvent(r *schemas.Result) *schemas.Event {
-	return &schemas.Event{Kind: r.Status.Kind(), Usage: r.Usage, Timings: &r.Timings, Error: r.Error}
+	return &schemas.Event{Kind: r.Status.Kind(), Usage: r.Usage, Timings: &r.Timings, Error: r.Error, Turn: r.Turn}
 }
 
 func (w *Worker) logOutcome(r *run, result *schemas.Result, outcome string) {

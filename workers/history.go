@@ -22,6 +22,8 @@ type history struct {
 	failed    []schemas.Attempt // attempts that count, oldest first
 	open      *schemas.Attempt  // the newest one, if nothing ended it: its worker was lost, or lost the lease
 	excused   int               // attempts that were left like that and do not count
+	turn      *schemas.Turn     // what the newest attempt that had one answers in its conversation
+	waited    int64             // when it was last recorded that the job waits for its conversation, in microseconds since the Unix epoch
 	reply
 }
 
@@ -120,6 +122,9 @@ func readAttempts(events []schemas.Event) history {
 			h.lose()
 			h.source = cmp.Or(h.source, e.Source)
 			h.servedBy = e.ServedBy
+			if e.Turn != nil {
+				h.turn = e.Turn
+			}
 			switch {
 			case e.Kind == schemas.Restarted:
 				h.reply = reply{}
@@ -136,6 +141,9 @@ func readAttempts(events []schemas.Event) history {
 					h.declined = make(map[string]bool)
 				}
 				h.declined[h.servedBy] = true
+			}
+			if e.Handback && e.Error != nil && e.Error.Param == ofSession {
+				h.waited = e.TS
 			}
 			if h.open != nil && !e.Handback {
 				h.open.Error = e.Error

@@ -29,6 +29,13 @@ func (w *Worker) Ready() (bool, map[string]Check) {
 		reason := w.gate.held(keeper)
 		checks[keeper] = Check{OK: reason == "", Detail: reason}
 	}
+	if w.cfg.Conversations != nil {
+		check := Check{OK: true}
+		if why := w.sessions.away.Load(); why != nil {
+			check = Check{Detail: "jobs with a session wait: " + *why}
+		}
+		checks["conversations"] = check // jobs without a session go on, so the worker is ready all the same
+	}
 	return status.Pulling && checks["queue"].OK, checks
 }
 

@@ -43,6 +43,8 @@ type jobMetrics struct {
 	class   map[schemas.Class]*classMetrics
 	cancels map[schemas.Phase]cancelMetrics
 	dead    *prometheus.CounterVec
+
+	sessions *sessionMetrics
 }
 
 type classMetrics struct {
@@ -111,11 +113,12 @@ func newJobMetrics(reg *prometheus.Registry, model string) (*jobMetrics, error) 
 	cancels := v.counter("hxp_cancels_total", "Cancelled jobs, by how far they had come.", "model", "phase")
 	abort := v.histogram("hxp_cancel_to_abort_seconds", "Time from a cancel's arrival at the worker to the abort of the engine's request.", abortBuckets, "model", "phase")
 	dead := v.counter("hxp_dead_letters_total", "Jobs given up, by reason.", "model", "code")
+	sessions := newSessionMetrics(&v, model)
 	if v.err != nil {
 		return nil, v.err
 	}
 	m := &jobMetrics{
-		model: model, dead: dead,
+		model: model, dead: dead, sessions: sessions,
 		class:   make(map[schemas.Class]*classMetrics),
 		cancels: make(map[schemas.Phase]cancelMetrics),
 	}

@@ -22,6 +22,8 @@ const (
 	troubles = 16
 	// troubleRounds is for how many Intervals a job is let be after it could not be ended.
 	troubleRounds = 5
+	// pendingRounds is for how many Intervals a job is let be whose turn is still to be stored.
+	pendingRounds = 15
 	// answerWait is how long workers have to say that they are running a job.
 	answerWait = 500 * time.Millisecond
 )
@@ -127,6 +129,9 @@ func (b *backlog) remove(ctx context.Context, q *queue.QueuedJob, job *schemas.J
 		}
 	default:
 		return next, false, err
+	}
+	if t := result.Turn; t != nil && t.State == schemas.TurnPending {
+		return time.Now().Add(pendingRounds * b.j.cfg.Interval), false, nil // a worker stores it from the job
 	}
 	left, err = b.leave(ctx, q, job, result.Status)
 	if left {

@@ -19,6 +19,7 @@ type Tunables struct {
 	GroupWait                       time.Duration
 	Limits                          Limits
 	Capabilities                    Capabilities
+	Sessions                        Sessions
 	LogPrompts                      bool
 }
 
@@ -33,6 +34,7 @@ func (w *Worker) Tune(t Tunables) error {
 	cfg.FirstTokenTimeout, cfg.TokenTimeout, cfg.Coalesce = t.FirstTokenTimeout, t.TokenTimeout, t.Coalesce
 	cfg.GroupSize, cfg.GroupWait = t.GroupSize, t.GroupWait
 	cfg.Limits, cfg.Capabilities, cfg.LogPrompts = t.Limits, t.Capabilities, t.LogPrompts
+	cfg.Sessions = t.Sessions
 	cfg = cfg.withDefaults(w.model)
 	if err := cfg.validate(w.model); err != nil {
 		return fmt.Errorf("tune worker %s: %w", w.cfg.ID, err)
@@ -53,6 +55,6 @@ func (c *Config) tunables() *Tunables {
 		DrainTimeout: c.DrainTimeout, MaxAttempts: c.MaxAttempts,
 		FirstTokenTimeout: c.FirstTokenTimeout, TokenTimeout: c.TokenTimeout, Coalesce: c.Coalesce,
 		GroupSize: c.GroupSize, GroupWait: c.GroupWait,
-		Limits: c.Limits, Capabilities: c.Capabilities, LogPrompts: c.LogPrompts,
+		Limits: c.Limits, Capabilities: c.Capabilities, LogPrompts: c.LogPrompts, Sessions: c.Sessions,
 	}
 }

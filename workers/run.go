@@ -2,6 +2,7 @@ package workers
 
 import (
 	"context"
+	"encoding/json"
 	"sync/atomic"
 	"time"
 
@@ -26,6 +27,7 @@ type run struct {
 	received time.Time
 	cancel   context.CancelCauseFunc
 	jobs     context.Context // ends when the worker has drained for as long as it may
+	drain    context.Context // ends when the worker begins to drain
 	ended    chan struct{}   // closed when the run has been settled
 
 	progress  atomic.Int64 // when the engine last got on, as time since received
@@ -33,6 +35,7 @@ type run struct {
 	prefilled atomic.Bool  // the engine has the request
 	ending    atomic.Bool  // the attempt is over and its end is being stored
 	lost      atomic.Bool  // the lease has gone; nothing may be said any more
+	storing   atomic.Bool  // the conversation is being written; the engine is not asked
 	aborted   atomic.Int64 // when a cancel was asked for, as time since received; 0 if none was
 
 	out     *stream // where its events go
@@ -40,12 +43,18 @@ type run struct {
 	answer  *answer // the text so far
 	timings schemas.Timings
 	usage   *schemas.Usage
-	note    string // what was changed of the request
-	extra   int    // slots taken beyond the first
-	last    bool   // it holds the worker's lastChance
-	opened  bool   // its opening event is out
-	excused bool   // the attempt before was left by a worker that lives
-	buried  bool   // there is a dead letter, which may be replayed
+	turn    *turn           // its part in a conversation
+	late    *lateTurn       // the turn that is still to be stored once it has ended
+	verdict json.RawMessage // what moderation says of it, kept with the turn
+	note    string          // what was changed of the request
+	extra   int             // slots taken beyond the first
+	last    bool            // it holds the worker's lastChance
+	opened  bool            // its opening event is out
+	excused bool            // the attempt before was left by a worker that lives
+	over    bool            // it has its Result already
+	vacated bool            // its slots are free
+	refused bool            // what is wrong is the session's, whichever model runs the job
+	buried  bool            // there is a dead letter, which may be replayed
 }
 
 // touch notes that the engine got on.
@@ -56,6 +65,9 @@ func (r *run) silence(now time.Time) (silent, bound time.Duration) {
 	bound = r.tuned.FirstTokenTimeout
 	if r.decoding.Load() {
 		bound = r.tuned.TokenTimeout
+	}
+	if r.storing.Load() {
+		return 0, bound
 	}
 	return now.Sub(r.received) - time.Duration(r.progress.Load()), bound
 }

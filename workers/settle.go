@@ -12,10 +12,10 @@ import (
 )
 
 // handle runs one delivery from beginning to end. It owns the slot that was taken for it.
-func (w *Worker) handle(jobs context.Context, class schemas.Class, msg jetstream.Msg) {
-	r := &run{w: w, tuned: w.tuned.Load(), msg: msg, class: class, jobs: jobs, received: time.Now(), ended: make(chan struct{})}
+func (w *Worker) handle(jobs, drain context.Context, class schemas.Class, msg jetstream.Msg) {
+	r := &run{w: w, tuned: w.tuned.Load(), msg: msg, class: class, jobs: jobs, drain: drain, received: time.Now(), ended: make(chan struct{})}
 	r.address(msg.Subject())
-	defer func() { w.slots.give(1 + r.extra) }()
+	defer func() { w.slots.give(r.held()) }()
 	meta, err := msg.Metadata()
 	if err != nil {
 		// Not a JetStream delivery: there is nothing to settle.
@@ -35,6 +35,8 @@ func (w *Worker) handle(jobs context.Context, class schemas.Class, msg jetstream
 	}
 	w.leases.add(r)
 	err = w.perform(ctx, r)
+	r.endRenewal()
+	w.sessions.release(r.late)
 	w.leases.remove(r)
 	w.settle(r, err)
 	if r.job != nil {
@@ -70,6 +72,10 @@ func (w *Worker) settle(r *run, err error) {
 	case errors.Is(err, errLastChance):
 		r.metrics.class[r.class].outcome("deferred")
 		w.fault(r.msg.NakWithDelay(w.cfg.RetryDelay), "defer a job")
+		return
+	case errors.Is(err, errStoreAway):
+		r.metrics.class[r.class].outcome("deferred")
+		w.fault(r.msg.NakWithDelay(w.storeDelay(r)), "defer a job")
 		return
 	default:
 		delay = w.backoff(r)

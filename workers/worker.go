@@ -60,6 +60,7 @@ type Worker struct {
 	lastToken     atomic.Int64 // when the engine last gave one to any job, as time since started
 	healthMetrics *healthMetrics
 	covers        []*cover
+	sessions      *sessions
 	// lastChance is held by the one job here that is on its last attempt.
 	lastChance chan struct{}
 	forsaken   forsaken
@@ -102,6 +103,9 @@ func New(js jetstream.JetStream, model string, engine Engine, cfg Config) (*Work
 	w.leases = newLeases(w)
 	w.groups = newGroups(engine, &w.tuned, cfg.Slots, m)
 	w.capacity = newCapacity(w)
+	if w.sessions, err = newSessions(w, cfg.Registry); err != nil {
+		return nil, fmt.Errorf("worker for %q: %w", model, err)
+	}
 	w.gate.hold(keeperEngine, schemas.CauseStarting, "the engine has not answered yet")
 	w.breaker = newBreaker(cfg.Breaker, w.breakerChanged)
 	hm.showBreaker(breakerName(circuitbreaker.ClosedState))
@@ -148,7 +152,7 @@ func (w *Worker) Run(ctx context.Context) error {
 
 	var watchers, inFlight, covering sync.WaitGroup
 	start := func(class schemas.Class, msg jetstream.Msg) {
-		inFlight.Go(func() { w.handle(jobs, class, msg) })
+		inFlight.Go(func() { w.handle(jobs, pulling, class, msg) })
 	}
 	p := newPuller(w, consumers, start)
 	cancels, err := w.nc.Subscribe(schemas.AllCancels, w.onCancel)

@@ -22,7 +22,7 @@ func TestSpecificationStartsFourWorkers(t *testing.T) {
 	pid := os.Getpid()
 	host := fmt.Sprintf("127.%d.%d.%d", 2+pid>>16&0x7f, pid>>8&0xff, 130+pid%100)
 	c := begin(t, "up", "-c", "../internal/app/testdata/spec.yaml", "--set", "service_network.internal_communication.localhost="+host,
-		"--nats-listen", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--data", t.TempDir(), "--redis-in-memory", "--sim-ttft", "0", "--sim-itl", "0")
+		"--nats-listen", "127.0.0.1:0", "--redis-listen", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--data", t.TempDir(), "--redis-in-memory", "--sim-ttft", "0", "--sim-itl", "0")
 	for i, model := range []string{"mixtral", "hermes", "openchat", "phi3"} {
 		if want := fmt.Sprintf("http://%s:%d", host, 11400+i); c.Engines[model] != want {
 			t.Errorf("%s: engine %s, want %s", model, c.Engines[model], want)

@@ -47,6 +47,7 @@ file, or SIGHUP, has it read again.`,
 	f.BoolVar(&o.RandomPorts, "random-ports", false, "listen on free ports instead of the configured ones")
 	f.BoolVar(&o.InMemoryRedis, "redis-in-memory", false, "start no redis-server even if there is one")
 	c.setting(cmd, "nats-listen", "nats.listen", "`address` of the NATS server", false)
+	c.setting(cmd, "redis-listen", "redis.listen", "`address` of the Redis that keeps conversations", false)
 	c.setting(cmd, "listen", "http.listen", "`address` for health and metrics", false)
 	return cmd
 }

@@ -41,7 +41,7 @@ var rules = []rule{
 	{pkg: "loadtest/realvllm", tests: []string{"conversation", "internal/sse", "producer", "workers", "workers/vllm"}},
 
 	{pkg: "cmd/internal/app", imports: []string{
-		"internal/embedded", "internal/queue", "internal/vllmsim", "producer", "schemas", "workers", "workers/vllm",
+		"conversation", "internal/embedded", "internal/queue", "internal/vllmsim", "producer", "schemas", "workers", "workers/vllm",
 	}},
 	{pkg: "cmd/hxp", imports: []string{"cmd/internal/app", "internal/queue", "producer", "schemas"}},
 }

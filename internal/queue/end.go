@@ -53,7 +53,7 @@ func AnnounceEnd(js jetstream.JetStream, job *schemas.Job, r *schemas.Result) er
 	}
 	e := schemas.Event{
 		ID: job.ID, Seq: max(r.LastSeq, 1), Attempt: max(r.Attempts, 1), Kind: r.Status.Kind(), TS: time.Now().UnixMicro(),
-		Usage: r.Usage, Timings: &r.Timings, Error: r.Error,
+		Usage: r.Usage, Timings: &r.Timings, Error: r.Error, Turn: r.Turn,
 	}
 	data := e.Append(nil)
 	err = js.Conn().Publish(subject, data)

@@ -20,10 +20,12 @@ type Config struct {
 	Tenant string `config:"tenant"`
 	NATS   NATS   `config:"nats"`
 	Redis  Redis  `config:"redis"`
-	Queue  Queue  `config:"queue"`
-	Worker Work   `config:"worker"`
-	Log    Log    `config:"log"`
-	HTTP   HTTP   `config:"http"`
+	// Conversation is how sessions are kept, and what of them a model is shown.
+	Conversation Conversation `config:"conversation"`
+	Queue        Queue        `config:"queue"`
+	Worker       Work         `config:"worker"`
+	Log          Log          `config:"log"`
+	HTTP         HTTP         `config:"http"`
 
 	// Notices are what Load has to say about settings that are accepted and have no effect.
 	Notices []string `config:"-"`
@@ -74,12 +76,6 @@ type NATS struct {
 	Listen string `config:"listen"`
 	// Data is the folder of the server that up embeds; by default ./.hxp, or hxp under XDG_STATE_HOME.
 	Data string `config:"data"`
-}
-
-// Redis is where conversations are kept.
-type Redis struct {
-	// URL of a running Redis. Empty: up starts one of its own.
-	URL string `config:"url,secret-url"`
 }
 
 // Queue bounds what is stored; see [queue.Config], whose fields these are.

@@ -97,6 +97,7 @@ func inheriting(m app.Model) app.Model {
 	m.EngineArgs = app.EngineArgs{TrustRemoteCode: true, MaxNumBatchedTokens: 8192, MaxNumSeqs: 256, EnablePrefixCaching: true, EnableChunkedPrefill: true}
 	m.Reserved.FromBatch, m.Fallback.After = m.Slots/8, 30*time.Second
 	m.GroupSize, m.GroupWait = 32, 20*time.Millisecond
+	m.Conversation.Window = app.Window{Strategy: "token_budget", LastN: 20, Keep: 0.75, SummaryTokens: 512}
 	m.StartTimeout, m.FirstTokenTimeout, m.TokenTimeout = 15*time.Minute, time.Minute, 15*time.Second
 	return m
 }

@@ -23,8 +23,10 @@ var reloadable = []string{
 	"worker.drain_timeout", "worker.first_token_timeout", "worker.token_timeout", "worker.attempts", "worker.coalesce",
 	"worker.standard_share", "worker.batch_share", "worker.group_size", "worker.group_wait",
 	"vllm_integration.sampling_params",
+	"conversation.commit_timeout", "conversation.serialize", "conversation.window",
 	"ai_model_services.*.target_latency_ms", "ai_model_services.*.target_throughput_rps",
 	"ai_model_services.*.sampling", "ai_model_services.*.capabilities", "ai_model_services.*.reserved",
+	"ai_model_services.*.conversation",
 	"ai_model_services.*.group_size", "ai_model_services.*.group_wait",
 	"ai_model_services.*.first_token_timeout", "ai_model_services.*.token_timeout",
 }

@@ -19,6 +19,7 @@ var wellKnown = []struct{ name, path string }{
 	{"NATS_PASSWORD", "nats.password"},
 	{"NATS_CA", "nats.ca"},
 	{"REDIS_URL", "redis.url"},
+	{"REDIS_PASSWORD", "redis.password"},
 }
 
 // reservedEnv are HXP_ variables that are no settings.
@@ -115,7 +116,9 @@ func (l *loader) flags(flags []FlagValue) error {
 }
 
 // secret reports whether the setting at path must not be seen.
-func secret(path string) bool { return path == "nats.password" || strings.HasSuffix(path, ".api_key") }
+func secret(path string) bool {
+	return path == "nats.password" || path == "redis.password" || strings.HasSuffix(path, ".api_key")
+}
 
 // generic puts [anyName] in the place of a model's name.
 func generic(path string) string {

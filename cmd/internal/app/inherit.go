@@ -24,6 +24,13 @@ var inheritedByModel = []struct{ name, from string }{
 	{"token_timeout", "worker.token_timeout"},
 	{"group_size", "worker.group_size"},
 	{"group_wait", "worker.group_wait"},
+	{"conversation.serialize", "conversation.serialize"},
+	{"conversation.window.strategy", "conversation.window.strategy"},
+	{"conversation.window.last_n", "conversation.window.last_n"},
+	{"conversation.window.keep", "conversation.window.keep"},
+	{"conversation.window.margin", "conversation.window.margin"},
+	{"conversation.window.summary_tokens", "conversation.window.summary_tokens"},
+	{"conversation.window.reply_tokens", "conversation.window.reply_tokens"},
 }
 
 // ofEveryModel are the values of a model that says nothing else.

@@ -28,6 +28,8 @@ type Model struct {
 	APIKey string `config:"api_key,secret"`
 
 	Capabilities Capabilities `config:"capabilities"`
+	// Conversation inherits from conversation.
+	Conversation ModelConversation `config:"conversation"`
 	// ChatTemplate is a file, or the template itself, for an engine that is started with it.
 	ChatTemplate string `config:"chat_template"`
 	// ToolCallParser is vLLM's parser of tool calls, for an engine that is started with it.

@@ -103,6 +103,10 @@ func maskURL(s string) string {
 			parts[i] = mask
 			continue
 		}
+		if u.User == nil && strings.Contains(p, "@") {
+			parts[i] = mask // the end of a password with a comma in it
+			continue
+		}
 		if u.User == nil {
 			continue
 		}

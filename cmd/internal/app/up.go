@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -167,13 +168,15 @@ func (u *up) startBroker(context.Context) error {
 }
 
 func (u *up) startRedis(ctx context.Context) error {
-	if u.cfg.Redis.URL != "" {
-		u.running.Redis = maskURL(u.cfg.Redis.URL)
+	if u.cfg.Redis.configured() {
+		u.running.Redis = u.cfg.Redis.shown()
 		return nil
 	}
-	r, err := embedded.StartRedis(ctx, embedded.RedisConfig{Dir: u.o.Data, InMemory: u.o.InMemoryRedis, Logger: u.log})
+	_, port, _ := net.SplitHostPort(u.address(u.cfg.Redis.Listen)) // validate has looked at it
+	n, _ := strconv.Atoi(port)
+	r, err := embedded.StartRedis(ctx, embedded.RedisConfig{Dir: u.o.Data, InMemory: u.o.InMemoryRedis, Port: n, Logger: u.log})
 	if err != nil {
-		return err
+		return fmt.Errorf("redis.listen: %w: set another address (--redis-listen), or redis.url to a Redis that runs", err)
 	}
 	u.redis = r
 	u.running.Redis = r.Addr()

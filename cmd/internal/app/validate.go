@@ -27,9 +27,8 @@ func validate(c *Config, f *faults) {
 		f.add("tenant", "%v", err)
 	}
 	validateNATS(c.NATS, f, &ports)
-	if c.Redis.URL != "" {
-		checkURL(f, "redis.url", c.Redis.URL, "redis", "rediss", "unix")
-	}
+	validateRedis(c.Redis, f, &ports)
+	validateConversation(c.Conversation, f)
 	validateQueue(c.Queue, f)
 	validateWork(c.Worker, f)
 	if _, err := zerolog.ParseLevel(c.Log.Level); err != nil || c.Log.Level == "" {

@@ -36,6 +36,7 @@ func validateModels(c *Config, f *faults, ports *ports) {
 		if r := m.Capabilities.SystemRole; r != "native" && r != "fold" && r != "refuse" {
 			f.add(path+".capabilities.system_role", "%q is none of native, fold, refuse", r)
 		}
+		validateWindow(m.Conversation.Window, path+".conversation.window", f)
 		validateFallback(c, name, path+".fallback", f)
 		between(f, path+".start_timeout", m.StartTimeout, time.Second, 24*time.Hour)
 		between(f, path+".first_token_timeout", m.FirstTokenTimeout, 10*time.Millisecond, time.Hour)
