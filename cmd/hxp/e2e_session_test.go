@@ -123,6 +123,8 @@ func turn(t *testing.T, client *producer.Client, model string, session *schemas.
 	switch {
 	case err != nil:
 		return "", err
+	case r.Status != schemas.StatusCompleted:
+		return "", fmt.Errorf("job %s is %s: %v", r.ID, r.Status, r.Error)
 	case r.Text != want[0].Text:
 		return "", fmt.Errorf("job %s answers %q, want %q", r.ID, r.Text, want[0].Text)
 	case r.Turn == nil || r.Turn.State != schemas.TurnStored || !r.Turn.Head || r.Turn.Session != session.ID:
