@@ -32,3 +32,9 @@ func (p *pace) P90(now time.Time) time.Duration      { return p.p90(now) }
 type Stillness = stillness
 
 func (s *stillness) Observe(l Load, now time.Time) time.Duration { return s.observe(l, now) }
+
+// BoundLate bounds the turns that a worker keeps until they can be stored, and says how often it looks whether their
+// Results are still there. Before Run.
+func (w *Worker) BoundLate(n int64, proof time.Duration) {
+	w.sessions.maxLate, w.sessions.proof = n, proof
+}

@@ -43,7 +43,7 @@ func (s *sessions) reserve(l *lateTurn) error {
 	l.held = true
 	s.pending.Inc()
 	n, size := s.late.Add(1), s.lateBytes.Add(l.size)
-	if n > maxLate || size > maxLateBytes {
+	if n > s.maxLate || size > maxLateBytes {
 		s.release(l)
 		return errLateFull
 	}
@@ -123,7 +123,7 @@ func (w *Worker) storeLate(r *run, ended error) error {
 	r.vacate()
 	tick := time.NewTicker(lateLook)
 	defer tick.Stop()
-	wait, proof := lateLook, time.Now().Add(lateProof)
+	wait, proof := lateLook, time.Now().Add(w.sessions.proof)
 	for next := time.Now(); ; {
 		select {
 		case <-r.drain.Done():
@@ -157,7 +157,7 @@ func (w *Worker) storeLate(r *run, ended error) error {
 				w.loseTurn(r, l.ref.ID, errResultGone)
 				return ended
 			}
-			proof = time.Now().Add(lateProof)
+			proof = time.Now().Add(w.sessions.proof)
 		}
 		wait = min(2*wait, storeWait)
 		next = time.Now().Add(wait)

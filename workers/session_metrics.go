@@ -51,7 +51,7 @@ func newSessions(w *Worker, reg *prometheus.Registry) (*sessions, error) {
 	if v.err != nil {
 		return nil, v.err
 	}
-	return &sessions{w: w, pending: pending.WithLabelValues(w.model), unreachable: away.WithLabelValues(w.model)}, nil
+	return &sessions{w: w, maxLate: maxLate, proof: lateProof, pending: pending.WithLabelValues(w.model), unreachable: away.WithLabelValues(w.model)}, nil
 }
 
 // countTurn counts what became of a job's turn.

@@ -25,6 +25,8 @@ const (
 	// bytesPerToken is how long a text may be for its tokens before it has been counted: on the safe side, as
 	// package conversation estimates.
 	bytesPerToken = 3
+	// summaryBytes is how much of a path is read for its summary: the newest turn at least, however long it is.
+	summaryBytes = 2 << 20
 	// summaryCounts is how often a text to be summarized is counted.
 	summaryCounts = 3
 )
@@ -55,7 +57,7 @@ func (w *Worker) summarize(ctx context.Context, r *run, b *body, ref conversatio
 	if err != nil {
 		return err
 	}
-	path, err := w.cfg.Conversations.Path(ctx, ref, window.Budget(leaf, ""))
+	path, err := w.cfg.Conversations.Path(ctx, ref, conversation.PathQuery{Leaf: leaf, MaxBytes: summaryBytes})
 	switch {
 	case errors.Is(err, conversation.ErrNoTurn):
 		w.sessions.reached(nil)

@@ -32,6 +32,8 @@ type sessions struct {
 	away atomic.Pointer[string]
 	// late and lateBytes are the turns that wait to be stored, and their size.
 	late, lateBytes atomic.Int64
+	maxLate         int64
+	proof           time.Duration // [lateProof]
 
 	pending, unreachable prometheus.Gauge
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hxp-enterprise/hxp/conversation"
 	"github.com/hxp-enterprise/hxp/schemas"
+	"github.com/hxp-enterprise/hxp/workers"
 )
 
 // Conversation is how sessions are kept in Redis. All processes on one Redis must agree on Prefix.
@@ -65,35 +66,64 @@ func (c Conversation) store(reg *prometheus.Registry) conversation.Config {
 	}
 }
 
+// sessions is how the worker of a model treats jobs with a session.
+func (c *Config) sessions(model string) workers.Sessions {
+	m := c.Models[model].Conversation
+	return workers.Sessions{
+		Strategy: schemas.WindowStrategy(m.Window.Strategy), LastN: m.Window.LastN, Keep: m.Window.Keep, Margin: m.Window.Margin,
+		SummaryTokens: m.Window.SummaryTokens, ReplyTokens: m.Window.ReplyTokens, Serialize: m.Serialize, CommitTimeout: c.Conversation.CommitTimeout,
+	}
+}
+
+// talks are the conversations of a process. The zero value keeps none.
+type talks struct {
+	store *conversation.Store
+	rdb   redis.UniversalClient
+	where Redis
+}
+
+// pingTimeout bounds the question whether Redis is there, for a person or a probe that waits.
+const pingTimeout = time.Second
+
+// check is the line of /readyz. Jobs without a session are served whatever it says.
+func (t *talks) check(ctx context.Context) workers.Check {
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
+	if err := t.rdb.Ping(ctx).Err(); err != nil {
+		return workers.Check{Detail: "jobs with a session wait: " + explainRedis(t.where, err).Error()}
+	}
+	return workers.Check{OK: true}
+}
+
 // OpenConversations returns the conversations in the configured Redis, or in that of an hxp up on this
 // machine, and what closes its connections. [ErrCannotConnect] if no Redis answers there, [ErrNotAllowed] if it
 // turns the user away. reg receives the metrics; nil keeps them to the store.
 func OpenConversations(ctx context.Context, cfg *Config, reg *prometheus.Registry) (*conversation.Store, func() error, error) {
-	store, rdb, err := openConversations(cfg, cfg.Redis, "hxp", reg)
+	t, err := openConversations(cfg, cfg.Redis, "hxp", reg)
 	if err != nil {
 		return nil, nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, cfg.Conversation.Timeout)
 	defer cancel()
-	if err := rdb.Ping(ctx).Err(); err != nil {
-		return nil, nil, errors.Join(explainRedis(cfg.Redis, err), rdb.Close())
+	if err := t.rdb.Ping(ctx).Err(); err != nil {
+		return nil, nil, errors.Join(explainRedis(cfg.Redis, err), t.rdb.Close())
 	}
-	return store, rdb.Close, nil
+	return t.store, t.rdb.Close, nil
 }
 
 // openConversations makes a client of a Redis and a store on it. It does no I/O: a Redis that is away may come.
-func openConversations(cfg *Config, where Redis, name string, reg *prometheus.Registry) (*conversation.Store, redis.UniversalClient, error) {
+func openConversations(cfg *Config, where Redis, name string, reg *prometheus.Registry) (*talks, error) {
 	o, err := where.options(name)
 	if err != nil {
-		return nil, nil, fmt.Errorf("redis.url: %w", err)
+		return nil, fmt.Errorf("redis.url: %w", err)
 	}
 	logging.Disable() // of the whole library: it writes to stderr what the calls return as errors
 	rdb := redis.NewUniversalClient(o)
 	store, err := conversation.New(rdb, cfg.Conversation.store(reg))
 	if err != nil {
-		return nil, nil, errors.Join(err, rdb.Close())
+		return nil, errors.Join(err, rdb.Close())
 	}
-	return store, rdb, nil
+	return &talks{store, rdb, where}, nil
 }
 
 // explainRedis says in words why a Redis cannot be used.

@@ -1,16 +1,24 @@
 package app_test
 
 import (
+	"context"
+	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/hxp-enterprise/hxp/cmd/internal/app"
 	"github.com/hxp-enterprise/hxp/conversation"
+	"github.com/hxp-enterprise/hxp/internal/embedded"
+	"github.com/hxp-enterprise/hxp/schemas"
 )
 
 // redisServer is a stand-in of the test's own.
@@ -143,4 +151,193 @@ ai_model_services: {phi3: {conversation: {serialize: false, window: {strategy: l
 	if cfg.Conversation.TTL != 48*time.Hour {
 		t.Errorf("ttl = %s", cfg.Conversation.TTL)
 	}
+}
+
+// TestConversationsInUp answers a second turn with the first in mind, stored where another process finds it.
+func TestConversationsInUp(t *testing.T) {
+	t.Parallel()
+	r := up(t, quick(t), app.UpOptions{})
+	c := dial(t, r.cfg)
+	for i, text := range []string{"Hello", "And then?"} {
+		got := converse(t, c, text)
+		if got.Status != schemas.StatusCompleted || got.Turn == nil || got.Turn.State != schemas.TurnStored || got.Turn.Rev != int64(i+1) {
+			t.Fatalf("result %s (%v), turn %+v", got.Status, got.Error, got.Turn)
+		}
+	}
+	cfg := *r.cfg
+	cfg.Redis.Listen = r.Redis
+	store, closed, err := app.OpenConversations(t.Context(), &cfg, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = closed() }()
+	s, err := store.Get(t.Context(), conversation.Ref{Tenant: cfg.Tenant, ID: "s"})
+	if err != nil || s.Stats.Turns != 2 {
+		t.Errorf("session = %+v (%v)", s, err)
+	}
+	status, body := get(t, "http://"+r.HTTP+"/readyz")
+	if status != http.StatusOK || !strings.Contains(body, `"conversations":{"ok":true}`) {
+		t.Errorf("readyz: %d %s", status, body)
+	}
+	_, metrics := get(t, "http://"+r.HTTP+"/metrics")
+	for _, want := range []string{`hxp_session_jobs_total{model="phi3",outcome="stored"} 2`, `hxp_session_turns_total{status="finished"} 2`} {
+		if !strings.Contains(metrics, want) {
+			t.Errorf("metrics without %s", want)
+		}
+	}
+}
+
+func converse(t *testing.T, c *app.Client, text string) *schemas.Result {
+	t.Helper()
+	job, err := app.Prompt{Model: "phi3", Text: text, MaxTokens: 4}.Job()
+	if err != nil {
+		t.Fatal(err)
+	}
+	job.Session = &schemas.Session{ID: "s"}
+	got, err := c.Do(t.Context(), job)
+	if got == nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+// TestUpStartsWithoutItsRedis serves what needs no conversation.
+func TestUpStartsWithoutItsRedis(t *testing.T) {
+	t.Parallel()
+	m := redisServer(t)
+	addr := m.Addr()
+	m.Close()
+	r := up(t, quick(t, "redis.url=redis://"+addr), app.UpOptions{})
+	c := dial(t, r.cfg)
+	job, err := app.Prompt{Model: "phi3", Text: "Hello", MaxTokens: 4}.Job()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := c.Do(t.Context(), job); err != nil || got.Status != schemas.StatusCompleted {
+		t.Errorf("result %+v, %v", got, err)
+	}
+	status, body := get(t, "http://"+r.HTTP+"/readyz")
+	if status != http.StatusOK || !strings.Contains(body, "jobs with a session wait") || !strings.Contains(body, addr) {
+		t.Errorf("readyz: %d %s", status, body)
+	}
+	if err := m.StartAddr(addr); err != nil {
+		t.Fatal(err)
+	}
+	if got := converse(t, c, "Hello"); got.Turn == nil || got.Turn.State != schemas.TurnStored {
+		t.Errorf("result %s (%v), turn %+v", got.Status, got.Error, got.Turn)
+	}
+}
+
+// TestRedisOfUpIsWhereItIsLookedFor names the setting if the address is taken.
+func TestRedisOfUpIsWhereItIsLookedFor(t *testing.T) {
+	t.Parallel()
+	m := redisServer(t)
+	cfg := quick(t, "redis.listen="+m.Addr(), "nats.listen=127.0.0.1:0", "http.listen=127.0.0.1:0")
+	for name, inMemory := range map[string]bool{"server": false, "stand-in": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			err := app.Up(t.Context(), cfg, app.UpOptions{Data: t.TempDir(), InMemoryRedis: inMemory, Stderr: io.Discard})
+			wantError(t, err, nil, "redis.listen", strings.TrimPrefix(m.Addr(), "127.0.0.1:"))
+		})
+	}
+}
+
+// TestWorkerWithoutRedisKeepsNoConversations, and says so.
+func TestWorkerWithoutRedisKeepsNoConversations(t *testing.T) {
+	t.Parallel()
+	cfg := quick(t, "nats.url="+broker(t, server.Options{JetStream: true}), "http.listen=127.0.0.1:0", "ai_model_services.phi3.engine=sim",
+		"service_network.internal_communication.localhost="+loopback(), "ai_model_services.phi3.port=11467")
+	r := begin(t, cfg, func(ctx context.Context, r *role, started func(app.Running)) error {
+		return app.Worker(ctx, cfg, app.WorkerOptions{Model: "phi3", Stderr: r.stderr, Started: started})
+	})
+	if want := "warning: redis.url is not set: jobs with a session are refused"; strings.Count(r.stderr.String(), want) != 1 {
+		t.Errorf("stderr without %q, or with more than one:\n%s", want, r.stderr)
+	}
+	if got := converse(t, dial(t, cfg), "Hello"); got.Status != schemas.StatusFailed || got.Error.Param != "session" {
+		t.Errorf("result %s, %v", got.Status, got.Error)
+	}
+	if _, body := get(t, "http://"+r.HTTP+"/readyz"); strings.Contains(body, "conversations") {
+		t.Errorf("readyz speaks of conversations: %s", body)
+	}
+}
+
+// TestWorkerWithRedis keeps them in the Redis that is configured.
+func TestWorkerWithRedis(t *testing.T) {
+	t.Parallel()
+	m := redisServer(t)
+	cfg := quick(t, "nats.url="+broker(t, server.Options{JetStream: true}), "http.listen=127.0.0.1:0", "ai_model_services.phi3.engine=sim",
+		"service_network.internal_communication.localhost="+loopback(), "ai_model_services.phi3.port=11468", "redis.url=redis://"+m.Addr())
+	begin(t, cfg, func(ctx context.Context, r *role, started func(app.Running)) error {
+		return app.Worker(ctx, cfg, app.WorkerOptions{Model: "phi3", Stderr: r.stderr, Started: started})
+	})
+	if got := converse(t, dial(t, cfg), "Hello"); got.Turn == nil || got.Turn.State != schemas.TurnStored {
+		t.Errorf("result %s (%v), turn %+v", got.Status, got.Error, got.Turn)
+	}
+}
+
+func TestDoctorLooksAtRedis(t *testing.T) {
+	t.Parallel()
+	m := redisServer(t)
+	addr := m.Addr()
+	cfg, _ := install(t, "redis.url=redis://"+addr)
+	find(t, diagnose(t, cfg), app.Fine, "Redis at redis://"+addr+" answers", "")
+	m.Close()
+	find(t, diagnose(t, cfg), app.Problem, "Redis at redis://"+addr+" does not answer", "redis.url")
+	cfg.Redis.Addresses = []string{"127.0.0.1:1"}
+	find(t, diagnose(t, cfg), app.Problem, "Redis at redis://"+addr+",127.0.0.1:1 does not answer", "redis.url")
+	cfg.Redis.URL = ""
+	find(t, diagnose(t, cfg), app.Problem, "Redis at 127.0.0.1:1 does not answer", "redis.url")
+	cfg.Redis.Addresses, cfg.Redis.Listen = nil, addr
+	find(t, diagnose(t, cfg), app.Fine, "no Redis is configured", "")
+	cfg.Redis.URL = "http://x"
+	find(t, diagnose(t, cfg), app.Problem, "Redis cannot be used", "redis.url")
+}
+
+// TestDoctorLooksAtEveryNode of a cluster.
+func TestDoctorLooksAtEveryNode(t *testing.T) {
+	t.Parallel()
+	srv, err := embedded.StartRedis(t.Context(), embedded.RedisConfig{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = srv.Close() })
+	m := redisServer(t) // says that it is a cluster of one
+	cfg, _ := install(t, "redis.url=redis://"+m.Addr(), "redis.cluster=true")
+	find(t, diagnose(t, cfg), app.Fine, "Redis at redis://"+m.Addr()+" answers", "")
+	cfg.Redis.URL = "redis://" + srv.Addr() // knows of no cluster
+	find(t, diagnose(t, cfg), app.Problem, "Redis at redis://"+srv.Addr()+" does not answer", "redis.url")
+}
+
+// TestDoctorLooksAtHowRedisKeeps starts real servers that would lose something.
+func TestDoctorLooksAtHowRedisKeeps(t *testing.T) {
+	t.Parallel()
+	cfg, _ := install(t)
+	srv, err := embedded.StartRedis(t.Context(), embedded.RedisConfig{Dir: t.TempDir(), MaxMemory: 8 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = srv.Close() })
+	rdb := redis.NewClient(&redis.Options{Addr: srv.Addr()})
+	t.Cleanup(func() { _ = rdb.Close() })
+	set := func(name, value string) {
+		t.Helper()
+		if err := rdb.ConfigSet(t.Context(), name, value).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cfg.Redis.URL = "redis://" + srv.Addr()
+	if got := diagnose(t, cfg); !strings.Contains(fmt.Sprint(got), "Redis at "+cfg.Redis.URL+" answers") || strings.Contains(fmt.Sprint(got), "appendonly") {
+		t.Errorf("findings of a good server: %+v", got)
+	}
+	set("maxmemory-policy", "allkeys-lru")
+	find(t, diagnose(t, cfg), app.Problem, "Redis evicts with maxmemory-policy allkeys-lru", "noeviction")
+	set("maxmemory-policy", "noeviction")
+	set("appendonly", "no")
+	find(t, diagnose(t, cfg), app.Warning, "Redis keeps its data in memory alone", "appendonly yes")
+	set("save", "3600 1")
+	find(t, diagnose(t, cfg), app.Warning, "Redis stores its data from time to time", "appendonly yes")
+	if err := rdb.SetRange(t.Context(), "x", 6<<20, "x").Err(); err != nil {
+		t.Fatal(err)
+	}
+	find(t, diagnose(t, cfg), app.Warning, "Redis uses ", "maxmemory")
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -56,6 +57,7 @@ type doctor struct {
 	now      func() time.Time
 	findings []Finding
 	workers  []schemas.WorkerInfo
+	nodes    sync.Mutex // several nodes of a cluster are looked at together
 }
 
 func (d *doctor) add(level Level, what, why, do string) {
@@ -86,6 +88,7 @@ func diagnose(ctx context.Context, d *doctor) []Finding {
 	d.models(ctx)
 	d.dead(ctx)
 	d.stores(ctx)
+	d.redis(ctx)
 	return d.findings
 }
 

@@ -20,6 +20,7 @@ func DiagnoseParts(ctx context.Context, cfg *Config, c *Connection) []Finding {
 	d.models(ctx)
 	d.dead(ctx)
 	d.stores(ctx)
+	d.redis(ctx)
 	return d.findings
 }
 

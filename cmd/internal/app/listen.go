@@ -53,20 +53,26 @@ type readiness struct {
 	Health  map[string]workers.Status           `json:"health"`
 	// Config says what came of the last reload. It does not count for OK.
 	Config workers.Check `json:"config"`
+	// Conversations says whether Redis is there. It does not count for OK either; nil if none is configured.
+	Conversations *workers.Check `json:"conversations,omitempty"`
 }
 
 // monitor serves health and metrics of every worker in the process.
-func monitor(all []*workers.Worker, reg *prometheus.Registry, reloads *reloader) http.Handler {
+func monitor(all []*workers.Worker, reg *prometheus.Registry, reloads *reloader, kept *talks) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", func(rw http.ResponseWriter, _ *http.Request) {
 		reply(rw, http.StatusOK, map[string]bool{"ok": true})
 	})
-	mux.HandleFunc("GET /readyz", func(rw http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("GET /readyz", func(rw http.ResponseWriter, req *http.Request) {
 		r := readiness{OK: true, Workers: map[string]map[string]workers.Check{}, Health: map[string]workers.Status{}, Config: reloads.check()}
 		for _, w := range all {
 			ok, checks := w.Ready()
 			r.OK = r.OK && ok
 			r.Workers[w.ID()], r.Health[w.ID()] = checks, w.Status()
+		}
+		if kept.rdb != nil {
+			check := kept.check(req.Context())
+			r.Conversations = &check
 		}
 		status := http.StatusOK
 		if !r.OK {

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
+	"github.com/hxp-enterprise/hxp/conversation"
 	"github.com/hxp-enterprise/hxp/internal/queue"
 	"github.com/hxp-enterprise/hxp/workers"
 )
@@ -26,9 +27,10 @@ func (c *Config) limits(model string) workers.Limits {
 
 // workerConfig is how the worker of a model works. For package workers zero asks for a default,
 // and what is meant to be nothing is negative.
-func (c *Config) workerConfig(model, id string, log zerolog.Logger, reg *prometheus.Registry, lease *nats.Conn) workers.Config {
+func (c *Config) workerConfig(model, id string, log zerolog.Logger, reg *prometheus.Registry, lease *nats.Conn, kept *conversation.Store) workers.Config {
 	w, m := c.Worker, c.Models[model]
 	return workers.Config{
+		Conversations: kept, Sessions: c.sessions(model),
 		ID: id, Slots: m.Slots, TargetLatency: c.targetLatency(model), Reserved: m.Reserved.config(), Covers: c.covers(model),
 		DrainTimeout: none(w.DrainTimeout), FirstTokenTimeout: m.FirstTokenTimeout, TokenTimeout: m.TokenTimeout,
 		MaxAttempts: w.Attempts, Coalesce: none(w.Coalesce), StandardShare: none(w.StandardShare), BatchShare: none(w.BatchShare),
@@ -40,7 +42,7 @@ func (c *Config) workerConfig(model, id string, log zerolog.Logger, reg *prometh
 
 // tunables are what of it can change while the worker runs.
 func (c *Config) tunables(model string) workers.Tunables {
-	return c.workerConfig(model, "", zerolog.Nop(), nil, nil).Tunables()
+	return c.workerConfig(model, "", zerolog.Nop(), nil, nil, nil).Tunables()
 }
 
 func none[T time.Duration | float64](v T) T {

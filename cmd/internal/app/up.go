@@ -243,8 +243,17 @@ func (u *up) startEngines(ctx context.Context) error {
 // startMonitor hires the workers, which does no I/O, and listens for questions about them.
 func (u *up) startMonitor(ctx context.Context) error {
 	reg := prometheus.NewRegistry()
+	redis := u.cfg.Redis
+	if u.redis != nil {
+		redis = Redis{URL: "redis://" + u.redis.Addr()}
+	}
+	kept, err := openConversations(u.cfg, redis, "hxp-up", reg)
+	if err != nil {
+		return err
+	}
+	u.started.push(kept.rdb.Close)
 	for _, m := range u.models {
-		wc := u.cfg.workerConfig(m, "", u.log, reg, u.leases.NC)
+		wc := u.cfg.workerConfig(m, "", u.log, reg, u.leases.NC, kept.store)
 		where := u.engines[m]
 		if where == EngineSim {
 			where = u.running.Engines[m]
@@ -265,7 +274,7 @@ func (u *up) startMonitor(ctx context.Context) error {
 	u.http = l
 	u.running.HTTP = l.Addr().String()
 	u.reloads = newReloader(u.cfg, &u.crew, u.house, u.level, len(u.o.Models) == 0, u.p, reg)
-	u.started.push(serve(l, monitor(u.crew.workers, reg, u.reloads), u.fail))
+	u.started.push(serve(l, monitor(u.crew.workers, reg, u.reloads, kept), u.fail))
 	return nil
 }
 

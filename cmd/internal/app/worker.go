@@ -89,8 +89,16 @@ func Worker(ctx context.Context, cfg *Config, o WorkerOptions) (err error) {
 		where = sim.url()
 		h.run(o.Model, "simulated engine", sim)
 	}
-	reg := prometheus.NewRegistry()
-	err = c.hire(conn, cfg, o.Model, where, h, process{log, reg, o.Stderr}, cfg.workerConfig(o.Model, o.ID, log, reg, leases.NC))
+	reg, kept := prometheus.NewRegistry(), &talks{}
+	if cfg.Redis.configured() {
+		if kept, err = openConversations(cfg, cfg.Redis, "hxp-worker-"+o.Model, reg); err != nil {
+			return errors.Join(err, l.Close())
+		}
+		started.push(kept.rdb.Close)
+	} else {
+		warnings = append(warnings, "redis.url is not set: jobs with a session are refused")
+	}
+	err = c.hire(conn, cfg, o.Model, where, h, process{log, reg, o.Stderr}, cfg.workerConfig(o.Model, o.ID, log, reg, leases.NC, kept.store))
 	if err == nil {
 		err = c.hireJanitor(conn, log, reg)
 	}
@@ -99,7 +107,7 @@ func Worker(ctx context.Context, cfg *Config, o WorkerOptions) (err error) {
 	}
 	p := printer{o.Stderr}
 	reloads := newReloader(cfg, &c, h, level, false, p, reg)
-	started.push(serve(l, monitor(c.workers, reg, reloads), fail))
+	started.push(serve(l, monitor(c.workers, reg, reloads, kept), fail))
 	p.notes("notice", cfg.Notices)
 	p.notes("warning", warnings)
 	c.start(ctx, func(_ *workers.Worker, err error) { fail(errOr(err, errEnded)) })
