@@ -15,8 +15,10 @@ import (
 )
 
 const (
-	// excuseWait bounds how long a worker may take to answer for an attempt: one that is that slow counts as lost.
-	excuseWait = 2 * time.Second
+	// A worker that does not answer for an attempt within a quarter of a lease, and these bounds, counts as
+	// lost: the job waits meanwhile. It may take longer where the job would otherwise be given up.
+	minExcuseWait, maxExcuseWait = 250 * time.Millisecond, time.Second
+	lastExcuseWait               = 2 * time.Second
 	// maxExcused bounds the attempts that a job may have excused.
 	maxExcused = 50
 	// maxForsaken bounds the attempts that a worker remembers.
@@ -88,7 +90,11 @@ func (w *Worker) askFor(ctx context.Context, r *run, open *schemas.Attempt) (boo
 	if err != nil {
 		return false, err
 	}
-	wait, stop := context.WithTimeout(ctx, excuseWait)
+	patience := min(max(w.leases.term/4, minExcuseWait), maxExcuseWait)
+	if len(r.history.failed)+1 >= r.tuned.MaxAttempts {
+		patience = lastExcuseWait
+	}
+	wait, stop := context.WithTimeout(ctx, patience)
 	defer stop()
 	msg, err := w.nc.RequestWithContext(wait, schemas.AttemptSubject(open.Worker), data)
 	switch {
