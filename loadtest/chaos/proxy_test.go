@@ -27,7 +27,8 @@ type proxy struct {
 type trap struct {
 	// words are what the process says there.
 	words []byte
-	// end ends what is said; what comes after it is held back.
+	// end ends what is said; what comes after it is held back. Without one everything that is said goes
+	// through, and only the answers are held back.
 	end []byte
 	// sprung is closed when the words have gone through.
 	sprung chan struct{}
@@ -59,7 +60,7 @@ func (p *proxy) address() string { return p.l.Addr().String() }
 func (p *proxy) url(scheme string) string { return fmt.Sprintf("%s://%s", scheme, p.address()) }
 
 // set sets a trap: once the process has said words, and what follows up to end, it hears nothing more and
-// what it says goes nowhere, until the next call.
+// what it says goes nowhere, until lift.
 func (p *proxy) set(words, end string) <-chan struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -127,6 +128,8 @@ func (p *proxy) through(data []byte, tail *[]byte, said bool) []byte {
 	switch {
 	case trap == nil:
 		return data
+	case !trap.armed && said && len(trap.end) == 0:
+		return data
 	case !trap.armed:
 		return nil
 	case !said:
@@ -146,6 +149,9 @@ func (p *proxy) through(data []byte, tail *[]byte, said bool) []byte {
 	}
 	trap.armed = false
 	close(trap.sprung)
+	if len(trap.end) == 0 {
+		return data
+	}
 	kept := at + len(trap.words) + end + len(trap.end) - len(*tail)
 	*tail = nil
 	return data[:max(0, min(kept, len(data)))]

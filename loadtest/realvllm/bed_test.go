@@ -117,7 +117,7 @@ type job struct {
 	resumed []schemas.Event
 	prompt  *schemas.Prompt // of the newest attempt
 	leftOut bool            // something of the session's history was not shown
-	again   []string // why it began again
+	again   []string        // why it began again
 }
 
 func (b *bed) submit(t *testing.T, path string, body object) *job {
