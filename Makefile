@@ -70,15 +70,15 @@ e2e: tools ## Run the end-to-end tests against the real binary
 	.ci/some-tests go test -run E2E -v -count=1 -timeout 10m ./cmd/hxp
 
 .PHONY: chaos
-chaos: ## Kill, freeze and restart every part under load, long form (CHAOSFLAGS='-seed 7 -duration 30m')
+chaos: tools ## Kill, freeze and restart every part under load, long form (CHAOSFLAGS='-seed 7 -duration 30m')
 	.ci/some-tests go test -tags chaos -count=1 -v -timeout 2h ./loadtest/chaos -long $(CHAOSFLAGS)
 
 .PHONY: chaos-short
-chaos-short: ## The same in about two minutes
+chaos-short: tools ## The same in about two minutes
 	.ci/some-tests go test -tags chaos -count=1 -v -timeout 8m ./loadtest/chaos $(CHAOSFLAGS)
 
 .PHONY: test-vllm
-test-vllm: ## Run hxp against real vLLM processes on this CPU; write docs/verification.md (VLLMFLAGS='-run /phi3')
+test-vllm: tools ## Run hxp against real vLLM processes on this CPU; write docs/verification.md (VLLMFLAGS='-run /phi3')
 	.ci/test-vllm $(VLLMFLAGS)
 
 ##@ Measure

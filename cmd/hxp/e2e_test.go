@@ -39,9 +39,19 @@ var ownQuestions = []string{
 	strings.Repeat("Summarise this sentence. ", 60),
 }
 
-// questions returns the first turn of every MT-Bench question: from the file that HXP_MT_BENCH
-// names, or from the data folder beside the repository.
+// questions returns the first turn of every question.
 func questions(t *testing.T) (list []string, from string) {
+	t.Helper()
+	all, from := dialogues(t)
+	for _, turns := range all {
+		list = append(list, turns[0])
+	}
+	return list, from
+}
+
+// dialogues returns the two turns of every MT-Bench question: from the file that HXP_MT_BENCH
+// names, or from the data folder beside the repository.
+func dialogues(t *testing.T) (list [][]string, from string) {
 	t.Helper()
 	path := os.Getenv("HXP_MT_BENCH")
 	named := path != ""
@@ -50,7 +60,10 @@ func questions(t *testing.T) (list []string, from string) {
 	}
 	data, err := os.ReadFile(path)
 	if !named && errors.Is(err, fs.ErrNotExist) {
-		return ownQuestions, "built-in questions"
+		for _, q := range ownQuestions {
+			list = append(list, []string{q, "Say it again, in other words."})
+		}
+		return list, "built-in questions"
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -64,10 +77,10 @@ func questions(t *testing.T) (list []string, from string) {
 		if err := json.Unmarshal(lines.Bytes(), &q); err != nil {
 			t.Fatalf("%s: %v", path, err)
 		}
-		if len(q.Turns) == 0 {
-			t.Fatalf("%s: a question without turns: %s", path, lines.Text())
+		if len(q.Turns) < 2 {
+			t.Fatalf("%s: a question without two turns: %s", path, lines.Text())
 		}
-		list = append(list, q.Turns[0])
+		list = append(list, q.Turns[:2])
 	}
 	if err := lines.Err(); err != nil || len(list) == 0 {
 		t.Fatalf("%s: %d questions, %v", path, len(list), err)

@@ -37,8 +37,8 @@ var rules = []rule{
 
 	{pkg: "conversation", imports: []string{"schemas"}},
 
-	{pkg: "loadtest/chaos"},
-	{pkg: "loadtest/realvllm", tests: []string{"internal/sse", "producer", "workers", "workers/vllm"}},
+	{pkg: "loadtest/chaos", tests: []string{"conversation"}},
+	{pkg: "loadtest/realvllm", tests: []string{"conversation", "internal/sse", "producer", "workers", "workers/vllm"}},
 
 	{pkg: "cmd/internal/app", imports: []string{
 		"conversation", "internal/embedded", "internal/queue", "internal/vllmsim", "producer", "schemas", "schemas/openai", "workers", "workers/vllm",

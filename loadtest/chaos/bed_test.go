@@ -81,10 +81,12 @@ func (b *bed) startBrokers(n int) {
 	}
 }
 
+func (s *broker) url() string { return fmt.Sprintf("nats://127.0.0.1:%d", s.port) }
+
 func (b *bed) url() string {
 	var urls []string
 	for _, s := range b.brokers {
-		urls = append(urls, fmt.Sprintf("nats://127.0.0.1:%d", s.port))
+		urls = append(urls, s.url())
 	}
 	return strings.Join(urls, ",")
 }
@@ -148,6 +150,20 @@ func answers(url string) bool {
 	return r.StatusCode == http.StatusOK
 }
 
+// stats is what the engine has done.
+func (e *engine) stats() (stats vllmsim.Stats) {
+	e.t.Helper()
+	r, err := http.Get(e.url + "/sim/stats")
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	defer r.Body.Close()
+	if err := json.NewDecoder(r.Body).Decode(&stats); err != nil {
+		e.t.Fatal(err)
+	}
+	return stats
+}
+
 // inject lets a fault happen on the engine.
 func (e *engine) inject(f vllmsim.Fault) {
 	e.t.Helper()
@@ -177,13 +193,19 @@ func (w *worker) id() string { return fmt.Sprintf("%s-%d", w.name, w.lives.Load(
 // worker starts a worker on an engine. Settings are besides the bed's.
 func (b *bed) worker(name string, on *engine, slots int, set ...string) *worker {
 	b.t.Helper()
+	return b.workerVia(name, b.url, on, slots, set...)
+}
+
+// workerVia is worker for one that reaches the broker at another address.
+func (b *bed) workerVia(name string, server func() string, on *engine, slots int, set ...string) *worker {
+	b.t.Helper()
 	address := fmt.Sprintf("127.0.0.1:%d", freePort(b.t))
 	w := &worker{health: "http://" + address + "/readyz"}
 	w.program = program{t: b.t, dir: b.dir, name: name, args: func() []string {
 		w.lives.Add(1)
 		args := []string{
 			hxpBinary, "worker", "--model", model, "--engine", on.url, "--id", w.id(), "--slots", fmt.Sprint(slots),
-			"--server", b.url(), "--listen", address,
+			"--server", server(), "--listen", address,
 		}
 		for _, s := range slices.Concat(b.set, set) {
 			args = append(args, "--set", s)

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/redis/go-redis/v9/logging"
 )
 
 var (
@@ -23,6 +25,7 @@ var hxpBinary, natsBinary string
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	logging.Disable() // go-redis writes what calls return as errors
 	os.Exit(built(m))
 }
 

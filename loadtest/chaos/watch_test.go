@@ -161,6 +161,14 @@ func (w *watch) count(is func(*seen) bool) int {
 	return n
 }
 
+// finished reports whether a job has ended.
+func (w *watch) finished(id string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := w.jobs[id]
+	return s != nil && s.ended
+}
+
 // on is the condition that a job runs on a worker and has sent tokens.
 func on(worker string) func(*seen) bool {
 	return func(s *seen) bool { return s.worker == worker && s.tokens && !s.ended }

@@ -115,7 +115,9 @@ type job struct {
 	sent    int // tokens, when the job went on
 	last    schemas.Event
 	resumed []schemas.Event
-	again   []string // why it began again
+	prompt  *schemas.Prompt // of the newest attempt
+	leftOut bool            // something of the session's history was not shown
+	again   []string        // why it began again
 }
 
 func (b *bed) submit(t *testing.T, path string, body object) *job {
@@ -157,9 +159,13 @@ func (j *job) until(t *testing.T, enough func() bool) {
 func (j *job) take(t *testing.T, e schemas.Event) {
 	t.Helper()
 	j.last = e
+	j.leftOut = j.leftOut || e.Turn != nil && e.Turn.LeftOut != nil
 	switch e.Kind {
 	case schemas.DeltaKind:
 		j.events++
+		if e.Prompt != nil {
+			j.prompt = e.Prompt
+		}
 		parts, err := openai.ParseChoices(e.Choices, nil)
 		if err != nil {
 			t.Fatalf("event %d: %v", e.Seq, err)

@@ -31,6 +31,8 @@ func (m model) verify(t *testing.T) {
 	b.client(t)
 	b.shapes(t)
 	b.queued(t)
+	stop(t, b.worker)
+	b.talks(t)
 	left, want := b.end(t)
 	b.deaths(t, left, want)
 }
