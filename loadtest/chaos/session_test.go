@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -259,46 +260,36 @@ func TestRedisKilled(t *testing.T) {
 	}
 	w := b.watch()
 	r := &report{scenario: scenario}
-	kills, rng := 0, random(scenario)
+	var kills atomic.Int64
+	enough := func() bool { return kills.Load() >= size[int64](8, 60) }
 
-	talking, done := context.WithCancel(t.Context())
-	defer done()
-	var speakers sync.WaitGroup
-	all := make([]*dialogue, size(12, 80))
-	for i := range all {
-		d := &dialogue{id: fmt.Sprintf("%s-%d", scenario, i)}
-		all[i] = d
+	var mu sync.Mutex
+	var all []*dialogue
+	var speakers, killing sync.WaitGroup
+	for i := range size(12, 40) {
 		speakers.Go(func() {
-			for range size(8, 25) {
-				turn := d.next(t, 30)
-				if err := b.submit(t.Context(), &turn.job, 20*time.Second); err != nil {
-					t.Error(err)
-					return
-				}
-				// A turn is answered after the one before is: stored, or waiting to be.
-				if !soon(t.Context(), time.Minute, func() bool { return w.finished(turn.job.ID) }) {
-					t.Errorf("job %s has no end after a minute", turn.job.ID)
-					return
-				}
-				if !soon(t.Context(), time.Minute, func() bool { return s.has(d.id, turn.job.ID) }) {
-					t.Errorf("the turn of job %s is not stored after a minute", turn.job.ID)
-					return
+			for k := 0; !enough() && !t.Failed(); k++ {
+				d := &dialogue{id: fmt.Sprintf("%s-%d-%d", scenario, i, k)}
+				mu.Lock()
+				all = append(all, d)
+				mu.Unlock()
+				for len(d.turns) < 20 && !enough() && !t.Failed() {
+					b.say(w, s, d)
 				}
 			}
 		})
 	}
-	var killing sync.WaitGroup
 	killing.Go(func() {
-		for pause(talking, time.Duration(250+rng.IntN(600))*time.Millisecond) {
+		rng := random(scenario)
+		for !enough() && pause(t.Context(), time.Duration(500+rng.IntN(1000))*time.Millisecond) {
 			s.kill()
-			kills++
-			pause(t.Context(), time.Duration(rng.IntN(400))*time.Millisecond)
+			kills.Add(1)
+			pause(t.Context(), time.Duration(rng.IntN(500))*time.Millisecond)
 			s.start()
 			s.ready()
 		}
 	})
 	speakers.Wait()
-	done()
 	killing.Wait()
 
 	var list []*task
@@ -324,11 +315,25 @@ func TestRedisKilled(t *testing.T) {
 	for _, d := range all {
 		r.judgeDialogue(s, d)
 	}
-	if kills == 0 {
-		r.fault("redis-server was never killed")
-	}
-	r.note("kills=%d sessions=%d stored=%d pending=%d", kills, len(all), stored, pending)
+	r.note("kills=%d sessions=%d stored=%d pending=%d", kills.Load(), len(all), stored, pending)
 	r.close(b)
+}
+
+// say takes a dialogue on by a turn, and waits until that has an end and is stored.
+func (b *bed) say(w *watch, s *store, d *dialogue) {
+	turn := d.next(b.t, 30)
+	if err := b.submit(b.t.Context(), &turn.job, 20*time.Second); err != nil {
+		b.t.Error(err)
+		return
+	}
+	// It is answered after the one before: stored, or waiting to be.
+	if !soon(b.t.Context(), time.Minute, func() bool { return w.finished(turn.job.ID) }) {
+		b.t.Errorf("job %s has no end after a minute", turn.job.ID)
+		return
+	}
+	if !soon(b.t.Context(), time.Minute, func() bool { return s.has(d.id, turn.job.ID) }) {
+		b.t.Errorf("the turn of job %s is not stored after a minute", turn.job.ID)
+	}
 }
 
 // has reports whether a session has the turn of a job.
