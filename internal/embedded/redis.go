@@ -146,7 +146,7 @@ func startServer(ctx context.Context, cfg RedisConfig, path, dir string, unlock 
 	out := &tail{}
 	cmd := exec.Command(path,
 		"--port", strconv.Itoa(port), "--bind", redisHost, "--protected-mode", "yes", "--daemonize", "no",
-		"--dir", dir, "--appendonly", "yes", "--save", "", "--maxmemory", strconv.FormatInt(cfg.MaxMemory, 10),
+		"--dir", dir, "--appendonly", "yes", "--appendfsync", "always", "--save", "", "--maxmemory", strconv.FormatInt(cfg.MaxMemory, 10),
 		"--maxmemory-policy", "noeviction", "--loglevel", "warning", "--logfile", "")
 	cmd.Stdout, cmd.Stderr = out, out
 	// Without this a grandchild that keeps the pipe open would keep Wait from returning.
