@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/logging"
 
@@ -127,7 +129,7 @@ func parrot() *script {
 
 // gated is a parrot that tells when it has a request, and answers once open is closed.
 func gated() (engine *script, running, open chan struct{}) {
-	running, open = make(chan struct{}, 16), make(chan struct{})
+	running, open = make(chan struct{}, 16), make(chan struct{}, 1)
 	engine = newScript(func(ctx context.Context, n int, _ *workers.Request, emit func(...string) bool) error {
 		emit("reply ")
 		running <- struct{}{}
@@ -452,5 +454,103 @@ func TestFallbackGoesOnWithTheConversation(t *testing.T) {
 	// What is the session's fault is nobody else's to answer.
 	if r := c.result(c.say(schemas.Session{ID: "s", Parent: "t-x"}, "b")); r.Status != schemas.StatusFailed || r.Error.Param != "session.parent" {
 		t.Errorf("result = %s %v", r.Status, r.Error)
+	}
+}
+
+// TestTuneTheWindow holds from the next job on.
+func TestTuneTheWindow(t *testing.T) {
+	t.Parallel()
+	c := newTalks(t, queue.Config{})
+	engine := parrot()
+	cfg := c.config(workers.Sessions{})
+	w := c.run(engine, cfg)
+	for _, text := range []string{"a", "b", "c"} {
+		c.turn(schemas.Session{ID: "s"}, text)
+	}
+	next := cfg.Tunables()
+	next.Sessions = workers.Sessions{Strategy: schemas.WindowLastN, LastN: 1, Keep: 1, ReplyTokens: 64}
+	if err := w.Tune(next); err != nil {
+		t.Fatal(err)
+	}
+	r := c.result(c.submit(schemas.Job{Session: &schemas.Session{ID: "s"}, Body: json.RawMessage(`{"messages":[{"role":"user","content":"d"}]}`)}))
+	if diff := cmp.Diff([]string{"user: c", "assistant: reply 3", "user: d"}, asked(t, engine.seen()[3])); diff != "" {
+		t.Errorf("prompt (-want +got):\n%s", diff)
+	}
+	if left := r.Turn.LeftOut; left == nil || left.Strategy != schemas.WindowLastN || left.Turns != 2 || left.Messages != 4 {
+		t.Errorf("left out %+v", left)
+	}
+	next.Sessions = workers.Sessions{Strategy: "all", LastN: -1, Keep: 2, Margin: -1, SummaryTokens: -1, ReplyTokens: -1, CommitTimeout: -1}
+	err := w.Tune(next)
+	for _, want := range []string{
+		`Sessions.Strategy is "all"; want token_budget, last_n, summarize or error`, "Sessions.LastN is -1; want at least 1", "Sessions.Keep is 2; want above 0 and at most 1",
+		"Sessions.Margin is -1; want at least 0", "Sessions.SummaryTokens is -1; want at least 1", "Sessions.ReplyTokens is -1; want at least 0", "Sessions.CommitTimeout is -1ns; want above 0",
+	} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("Tune = %v, want %q in it", err, want)
+		}
+	}
+	next = cfg.Tunables()
+	next.Capabilities.NoConversation = true
+	if err := w.Tune(next); err != nil {
+		t.Fatal(err)
+	}
+	if r := c.result(c.say(schemas.Session{ID: "s"}, "e")); r.Error == nil || !strings.Contains(r.Error.Message, "model phi3 keeps no conversations") {
+		t.Errorf("error = %v", r.Error)
+	}
+}
+
+// TestEnginesErrorWhileCounting is the engine's, and met again.
+func TestEnginesErrorWhileCounting(t *testing.T) {
+	t.Parallel()
+	c := newTalks(t, queue.Config{})
+	engine := parrot()
+	var tries atomic.Int32
+	engine.count = func([]byte) (int, error) {
+		if tries.Add(1) < 3 {
+			return 0, schemas.Errorf(schemas.CodeEngineUnavailable, "not now")
+		}
+		return 10, nil
+	}
+	c.run(engine, c.config(workers.Sessions{}))
+	c.turn(schemas.Session{ID: "s"}, "a")
+	if s, err := c.store.Get(t.Context(), c.ref("s")); err != nil || s.Stats.Turns != 1 || s.Stats.Aborted != 0 {
+		t.Errorf("session = %+v (%v)", s, err)
+	}
+}
+
+// TestSubmittedAgainIsTheSameTurn gives a job that is submitted again, after its Result is forgotten, the reply that was stored.
+func TestSubmittedAgainIsTheSameTurn(t *testing.T) {
+	t.Parallel()
+	c := newTalks(t, queue.Config{})
+	engine := parrot()
+	c.run(engine, c.config(workers.Sessions{}))
+	one := c.turn(schemas.Session{ID: "s"}, "a")
+	c.settled(0)
+	for _, stream := range []string{schemas.ResultsStream, schemas.EventsStream} {
+		c.drop(stream)
+	}
+	c.ensure()
+	job := schemas.Job{ID: one.ID, Session: &schemas.Session{ID: "s"}, Body: json.RawMessage(chat("a", 6))}
+	data, err := job.Append(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.publish(schemas.JobSubject(model, schemas.Standard, tenant), "another message", data)
+	two := c.result(job)
+	if two.Text != one.Text || two.Turn.ID != one.Turn.ID || two.Turn.State != schemas.TurnStored || len(engine.seen()) != 1 {
+		t.Errorf("result %q, turn %+v, %d requests; want what was answered before", two.Text, two.Turn, len(engine.seen()))
+	}
+}
+
+// TestSessionMetricsThatClash refuses a registry on which another has taken a name.
+func TestSessionMetricsThatClash(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, queue.Config{})
+	for _, clash := range []string{"hxp_session_jobs_total", "hxp_session_pending"} {
+		reg := prometheus.NewRegistry()
+		reg.MustRegister(prometheus.NewGauge(prometheus.GaugeOpts{Name: clash, Help: "another"}))
+		if _, err := workers.New(b.js, model, says("x"), workers.Config{Registry: reg}); err == nil || !strings.Contains(err.Error(), clash) {
+			t.Errorf("New = %v, want an error about %s", err, clash)
+		}
 	}
 }

@@ -120,10 +120,10 @@ func (w *Worker) awaitStore(r *run, err error) error {
 	return w.handBack(r, err, schemas.Errorf(schemas.CodeInternal, "conversations cannot be reached; the job waits for them").WithParam(ofSession))
 }
 
-// storeDelay is the wait before a job asks for its conversation again: in time for its deadline.
+// storeDelay is the wait before a job asks for its conversation again: in time for its deadline, if it has not ended.
 func (w *Worker) storeDelay(r *run) time.Duration {
 	d := min(w.backoff(r), storeWait)
-	if !r.job.Deadline.IsZero() {
+	if !r.over && !r.job.Deadline.IsZero() {
 		d = min(d, max(time.Until(r.job.Deadline), time.Millisecond))
 	}
 	return d

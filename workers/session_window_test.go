@@ -292,3 +292,32 @@ func TestSummaryTellsEveryKindOfMessage(t *testing.T) {
 		t.Errorf("turn = %+v, want it dropped", r.Turn)
 	}
 }
+
+// TestSummaryThatIsRefused costs nothing but the summary.
+func TestSummaryThatIsRefused(t *testing.T) {
+	t.Parallel()
+	c := newTalks(t, queue.Config{MaxJobsPerTenant: 1})
+	running, open := make(chan struct{}, 1), make(chan struct{})
+	engine := newScript(func(_ context.Context, _ int, req *workers.Request, emit func(...string) bool) error {
+		if emit("reply"); req.Class == schemas.Batch {
+			running <- struct{}{}
+			<-open
+		}
+		return nil
+	})
+	engine.health.MaxModelLen = 400
+	cfg := c.config(workers.Sessions{Strategy: schemas.WindowSummarize, SummaryTokens: 40})
+	cfg.Limits.MaxTokens = [2]int{1, 30}
+	w := c.run(engine, cfg)
+	c.submit(schemas.Job{Class: schemas.Batch, Body: json.RawMessage(chat("in the way", 6))})
+	<-running
+	for i := range 6 {
+		c.result(c.submit(schemas.Job{Session: &schemas.Session{ID: "s"}, Body: json.RawMessage(chat(fmt.Sprint(i, strings.Repeat(" word", 60)), 6))}))
+		c.settled(1)
+	}
+	if strings.Contains(scrape(t, w), `hxp_session_summaries_total{model="phi3",outcome="not_asked"} 0`) {
+		t.Error("no summary was refused")
+	}
+	close(open)
+	c.settled(0)
+}
