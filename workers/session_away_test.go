@@ -203,17 +203,20 @@ func TestPendingTurnOfAWorkerThatIsGone(t *testing.T) {
 			t.Error("the engine was asked")
 		}
 	})
-	for name, spoil := range map[string]func(c *talks, job schemas.Job, r *schemas.Turn){
-		"session deleted": func(c *talks, _ schemas.Job, _ *schemas.Turn) {
+	for name, spoil := range map[string]func(c *talks, job schemas.Job) (text string){
+		"session deleted": func(c *talks, _ schemas.Job) string {
 			if err := c.store.Delete(c.t.Context(), c.ref("s")); err != nil {
 				c.t.Fatal(err)
 			}
+			return "the reply"
 		},
-		"body gone": func(c *talks, job schemas.Job, _ *schemas.Turn) {
+		"body gone": func(c *talks, job schemas.Job) string {
 			if err := queue.DeleteBody(c.t.Context(), c.js, tenant, job.ID); err != nil {
 				c.t.Fatal(err)
 			}
+			return "the reply"
 		},
+		"no reply": func(*talks, schemas.Job) string { return "" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -223,9 +226,7 @@ func TestPendingTurnOfAWorkerThatIsGone(t *testing.T) {
 			}
 			job := c.submitLarge(schemas.Job{Session: &schemas.Session{ID: "s"}}, largeBody(600<<10))
 			c.pullOne(schemas.Standard)
-			turn := pending(job)
-			spoil(c, job, turn)
-			c.putResult(job, "the reply", turn)
+			c.putResult(job, spoil(c, job), pending(job))
 			s := c.run(says("never"), c.config(workers.Sessions{}))
 			c.settled(0)
 			wantMetrics(t, s, `hxp_session_jobs_total{model="phi3",outcome="lost"} 1`)

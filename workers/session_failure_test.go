@@ -229,9 +229,13 @@ func TestLostBetweenResultAndAck(t *testing.T) {
 // putResult stores the Result of a job as a worker that is lost would have.
 func (c *talks) putResult(job schemas.Job, text string, turn *schemas.Turn) {
 	c.t.Helper()
+	choices := fmt.Appendf(nil, `[{"index":0,"message":{"role":"assistant","content":%q},"logprobs":null,"finish_reason":"stop"}]`, text)
+	if text == "" {
+		choices = []byte("[]")
+	}
 	err := queue.PutResult(c.t.Context(), c.js, &schemas.Result{
 		ID: job.ID, Model: model, Class: schemas.Standard, Tenant: tenant, Endpoint: schemas.ChatCompletions, Status: schemas.StatusCompleted,
-		Text: text, Choices: fmt.Appendf(nil, `[{"index":0,"message":{"role":"assistant","content":%q},"logprobs":null,"finish_reason":"stop"}]`, text),
+		Text: text, Choices: choices,
 		Usage: &schemas.Usage{CompletionTokens: 2}, Attempts: 1, Finished: time.Now().UTC(), LastSeq: 3, Turn: turn,
 	})
 	if err != nil {

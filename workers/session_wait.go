@@ -56,9 +56,6 @@ func (s *sessions) reached(err error) {
 
 // storeIsAway reports whether an error of the store is none of the session's: another try may not meet it.
 func storeIsAway(err error) bool {
-	if err == nil {
-		return false
-	}
 	for _, lasting := range []error{
 		errOtherReply, conversation.ErrNotFound, conversation.ErrDeleted, conversation.ErrExists, conversation.ErrNoTurn, conversation.ErrUnfinished,
 		conversation.ErrNoBranch, conversation.ErrConflict, conversation.ErrTooLarge, conversation.ErrInvalid, conversation.ErrCorrupt,
