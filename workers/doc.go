@@ -29,6 +29,31 @@
 // A queued job that no worker gets to is ended by the [Janitor]: one of those that run, in every
 // worker process, holds a lock and works.
 //
+// # Conversations
+//
+// A job with a session ([schemas.Session]) brings the new messages alone. session.go claims its turn,
+// session_window.go puts the history that fits in front of them, and everything else of the request stays as it
+// came. The opening event says which turn is answered and what of the history is left out. A session that is not
+// there is made.
+//
+// At the end come, in this order, the turn, the Result, the terminal event and the acknowledgement (session_commit.go).
+// One job makes one turn, and whatever dies in between, the turn holds the text of the Result: an attempt that finds
+// its turn stored gives that reply and asks no engine (session_replay.go), even if the job has been cancelled since;
+// one whose reply is another than the stored one is handed back and does the same the next time.
+//
+// While Redis is away a job waits, which costs it no attempt (session_wait.go). If Redis is away when a reply is
+// complete, and for [Sessions.CommitTimeout] after, the job ends all the same, with a turn that is pending: the worker gives the
+// slot back, keeps the lease and stores the turn when it can (session_late.go). Whoever is given the job after it finds in
+// the Result what is owed. The janitor leaves such jobs in the queue. At most 1,000 turns, or 64 MiB, wait in one
+// worker; beyond, a Result says that its turn was dropped.
+//
+// A turn that did not finish is kept apart from history, or dropped if it has no words. Two turns at once branch, unless
+// [Sessions.Serialize] or the job refuses the second. A job that names the revision which it expects fails if
+// the session has moved on, at its start or at its end.
+//
+// Summaries are jobs of class batch (session_summary.go): a worker queues one when a window asks for it, under an id made
+// of the turn, and the worker that runs it stores what the model wrote for all branches through that turn.
+//
 // # Batching
 //
 // Batch completions of one shape go to the engine as one request with a list of prompts, and the

@@ -35,7 +35,7 @@ type run struct {
 	prefilled atomic.Bool  // the engine has the request
 	ending    atomic.Bool  // the attempt is over and its end is being stored
 	lost      atomic.Bool  // the lease has gone; nothing may be said any more
-	storing   atomic.Bool  // the conversation is being written; the engine is not asked
+	storing   atomic.Bool  // the conversation is read or written, and the engine not asked
 	aborted   atomic.Int64 // when a cancel was asked for, as time since received; 0 if none was
 
 	out     *stream // where its events go
@@ -45,7 +45,7 @@ type run struct {
 	usage   *schemas.Usage
 	turn    *turn           // its part in a conversation
 	late    *lateTurn       // the turn that is still to be stored once it has ended
-	verdict json.RawMessage // what moderation says of it, kept with the turn
+	judged  json.RawMessage // what moderation says of it
 	note    string          // what was changed of the request
 	extra   int             // slots taken beyond the first
 	last    bool            // it holds the worker's lastChance

@@ -114,6 +114,8 @@ func (w *Worker) converse(ctx context.Context, r *run, b *body) error {
 	if err != nil {
 		return err
 	}
+	r.storing.Store(true)
+	defer r.storeAnswered()
 	begun, err := w.beginTurn(ctx, r, b, ref)
 	if err != nil {
 		return w.sessionFault(ctx, r, err)
@@ -133,10 +135,10 @@ func (w *Worker) converse(ctx context.Context, r *run, b *body) error {
 	return w.showHistory(ctx, r, b, begun)
 }
 
-// newMessages are the job's own, as they came.
+// newMessages are the job's own, as they came or as moderation has left them.
 func (w *Worker) newMessages(b *body) ([]conversation.Message, error) {
 	var bodies []json.RawMessage
-	if err := json.Unmarshal(b.given, &bodies); err != nil { // checkMessages has looked at it
+	if err := json.Unmarshal(b.fields["messages"], &bodies); err != nil { // checkMessages has looked at it
 		return nil, schemas.Errorf(schemas.CodeInvalidRequest, "messages: %v", err).WithParam("messages")
 	}
 	fresh := make([]conversation.Message, len(bodies))
@@ -174,6 +176,12 @@ func (w *Worker) beginTurn(ctx context.Context, r *run, b *body, ref conversatio
 		return nil, err
 	}
 	return w.cfg.Conversations.Begin(ctx, ref, claim)
+}
+
+// storeAnswered lets the silence of the engine count again.
+func (r *run) storeAnswered() {
+	r.touch()
+	r.storing.Store(false)
 }
 
 // user is the request's own word for who asks: the owner of a session that is made for it.

@@ -478,3 +478,25 @@ func TestLastChanceIsGivenBack(t *testing.T) {
 	}
 	c.settled(0)
 }
+
+// TestSlowRedisIsNotTheEnginesFault keeps the job and the engine's good name.
+func TestSlowRedisIsNotTheEnginesFault(t *testing.T) {
+	t.Parallel()
+	c := newTalks(t, queue.Config{Lease: 300 * time.Millisecond})
+	cfg := c.config(workers.Sessions{})
+	cfg.FirstTokenTimeout, cfg.TokenTimeout = 150*time.Millisecond, 150*time.Millisecond
+	s := c.run(parrot(), cfg)
+	c.turn(schemas.Session{ID: "s"}, "a")
+	c.redis.Server().SetPreHook(func(_ *server.Peer, cmd string, _ ...string) bool {
+		if strings.HasPrefix(cmd, "EVAL") {
+			<-time.After(400 * time.Millisecond)
+		}
+		return false
+	})
+	if r := c.turn(schemas.Session{ID: "s"}, "b"); r.Attempts != 1 {
+		t.Errorf("%d attempts, want one", r.Attempts)
+	}
+	if strings.Contains(s.log.String(), "no progress") {
+		t.Error("the engine was blamed")
+	}
+}

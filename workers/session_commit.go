@@ -73,7 +73,7 @@ func (w *Worker) commitTurn(ctx context.Context, r *run, result *schemas.Result)
 		w.dropTurn(ctx, r, result, err)
 		return nil
 	}
-	t.Moderation = r.verdict
+	t.Moderation = r.moderation()
 	var at *conversation.Appended
 	err = w.callStore(ctx, r, r.tuned.Sessions.CommitTimeout, func(ctx context.Context) (err error) {
 		at, err = w.append(ctx, r.turn.ref, t)
@@ -126,7 +126,7 @@ func (w *Worker) keepTurn(ctx context.Context, r *run, result *schemas.Result) {
 		w.dropTurn(ctx, r, result, result.Error)
 		return
 	}
-	t.Moderation = r.verdict
+	t.Moderation = r.moderation()
 	var at *conversation.Appended
 	err := w.callStore(ctx, r, keepTimeout, func(ctx context.Context) (err error) {
 		at, err = w.append(ctx, r.turn.ref, t)
@@ -177,8 +177,7 @@ func (w *Worker) abort(ctx context.Context, r *run, ref conversation.Ref) {
 // lease is kept meanwhile.
 func (w *Worker) callStore(ctx context.Context, r *run, timeout time.Duration, call func(context.Context) error) error {
 	r.storing.Store(true)
-	defer r.storing.Store(false)
-	defer r.touch()
+	defer r.storeAnswered()
 	ctx, stop := context.WithTimeout(ctx, timeout)
 	defer stop()
 	for wait := storeAgain / 10; ; wait = min(2*wait, storeAgain) {

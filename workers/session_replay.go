@@ -38,6 +38,8 @@ func (w *Worker) recall(ctx context.Context, r *run) *body {
 	ref := conversation.Ref{Tenant: r.job.Tenant, ID: s.ID}
 	ask, stop := context.WithTimeout(ctx, keepTimeout)
 	defer stop()
+	r.storing.Store(true)
+	defer r.storeAnswered()
 	stored, err := w.storedTurn(ask, r, ref)
 	if err != nil || stored == nil {
 		return nil

@@ -57,7 +57,9 @@ func (w *Worker) summarize(ctx context.Context, r *run, b *body, ref conversatio
 	if err != nil {
 		return err
 	}
+	r.storing.Store(true)
 	path, err := w.cfg.Conversations.Path(ctx, ref, conversation.PathQuery{Leaf: leaf, MaxBytes: summaryBytes})
+	r.storeAnswered()
 	switch {
 	case errors.Is(err, conversation.ErrNoTurn):
 		w.sessions.reached(nil)

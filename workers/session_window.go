@@ -63,7 +63,7 @@ func (w *Worker) showHistory(ctx context.Context, r *run, b *body, begun *conver
 		return w.sessionFault(ctx, r, err)
 	}
 	w.sessions.reached(nil)
-	r.touch()
+	r.storeAnswered()
 	messages := make([]json.RawMessage, len(r.turn.fresh))
 	for i, m := range r.turn.fresh {
 		messages[i] = m.Body

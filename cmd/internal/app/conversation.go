@@ -27,6 +27,8 @@ type Conversation struct {
 	// MaxMessages and MaxBytes bound a session. Beyond them the oldest messages go.
 	MaxMessages int   `config:"max_messages"`
 	MaxBytes    Bytes `config:"max_bytes"`
+	// MaxSessions bounds the sessions of one user. Those of jobs that name no user have the same owner.
+	MaxSessions int `config:"max_sessions"`
 	// Timeout bounds one call to Redis.
 	Timeout time.Duration `config:"timeout"`
 	// CommitTimeout is how long the end of a job waits for its turn to be stored.
@@ -62,7 +64,7 @@ type Window struct {
 func (c Conversation) store(reg *prometheus.Registry) conversation.Config {
 	return conversation.Config{
 		Prefix: c.Prefix, TTL: c.TTL, TombstoneTTL: c.TombstoneTTL, PendingTTL: c.PendingTTL,
-		MaxMessages: c.MaxMessages, MaxBytes: int(c.MaxBytes), Timeout: c.Timeout, Registry: reg,
+		MaxMessages: c.MaxMessages, MaxBytes: int(c.MaxBytes), MaxSessions: c.MaxSessions, Timeout: c.Timeout, Registry: reg,
 	}
 }
 
@@ -150,6 +152,7 @@ func validateConversation(c Conversation, f *faults) {
 	between(f, "conversation.pending_ttl", c.PendingTTL, time.Second, 24*time.Hour)
 	between(f, "conversation.max_messages", c.MaxMessages, 1, 1<<20)
 	between(f, "conversation.max_bytes", c.MaxBytes, 1<<10, 1<<28)
+	between(f, "conversation.max_sessions", c.MaxSessions, 1, 1<<20)
 	between(f, "conversation.timeout", c.Timeout, 10*time.Millisecond, time.Minute)
 	between(f, "conversation.commit_timeout", c.CommitTimeout, 10*time.Millisecond, time.Minute)
 	validateWindow(c.Window, "conversation.window", f)

@@ -20,6 +20,9 @@
 //
 // # Conversations
 //
+// [Up] keeps them in a Redis of its own at redis.listen, where [OpenConversations] looks for one by default;
+// with redis.url, and in [Worker], in that one. A Redis that is away keeps no role from starting.
+//
 // [Sessions] is what the session commands do with the conversations in Redis. [Chat] goes on with one of
 // them through the queue: a job a turn, with the new message alone, that answers the turn which its user
 // has seen last. It needs Redis for nothing but what a person asks of a session as a whole.

@@ -340,3 +340,21 @@ func TestWorkerWithAnEngineOfItsOwn(t *testing.T) {
 	none := quick(t, append(flags, "ai_model_services.phi3.model_path=")...)
 	wantError(t, app.Worker(t.Context(), none, app.WorkerOptions{Model: "phi3", Engine: app.EngineVLLM, Stderr: &safe{}}), app.ErrUsage, "model_path is empty")
 }
+
+// TestReloadOfTheWindow changes what a model is shown, from the next job on.
+func TestReloadOfTheWindow(t *testing.T) {
+	t.Parallel()
+	path := file(t, only)
+	r := up(t, load(t, app.LoadOptions{Files: []string{path}}), app.UpOptions{})
+	c := dial(t, r.cfg)
+	for range 3 {
+		converse(t, c, "Hello")
+	}
+	replace(t, path, only+"conversation: {window: {strategy: last_n, last_n: 1, keep: 1}}\n")
+	r.says(t, "configuration: reloaded: conversation.window.keep, conversation.window.last_n, conversation.window.strategy")
+	if got := converse(t, c, "Hello"); got.Turn.LeftOut == nil || got.Turn.LeftOut.Turns != 2 {
+		t.Errorf("left out %+v, want 2 turns", got.Turn.LeftOut)
+	}
+	replace(t, path, only+"conversation: {window: {strategy: last_n, last_n: 1, keep: 1}, ttl: 1h}\n")
+	r.says(t, "takes effect after a restart: conversation.ttl")
+}
