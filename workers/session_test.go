@@ -31,7 +31,7 @@ type talks struct {
 	store *conversation.Store
 }
 
-func newTalks(t *testing.T, cfg queue.Config) *talks {
+func newTalks(t testing.TB, cfg queue.Config) *talks {
 	t.Helper()
 	m := miniredis.NewMiniRedis()
 	if err := m.Start(); err != nil {
@@ -42,7 +42,7 @@ func newTalks(t *testing.T, cfg queue.Config) *talks {
 }
 
 // storeAt is a store on a Redis, as a worker's process has one.
-func storeAt(t *testing.T, addr string, cfg conversation.Config) *conversation.Store {
+func storeAt(t testing.TB, addr string, cfg conversation.Config) *conversation.Store {
 	t.Helper()
 	logging.Disable()
 	rdb := redis.NewClient(&redis.Options{Addr: addr, ContextTimeoutEnabled: true, MaxRetries: 1, DialerRetries: 1, DisableIdentity: true})
