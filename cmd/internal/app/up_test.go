@@ -141,9 +141,9 @@ func TestUpThatCannotStart(t *testing.T) {
 		want  []string
 	}{
 		"NATS port taken":   {[]string{"nats.listen=" + address}, app.UpOptions{}, []string{port, "--nats-listen"}},
-		"engine port taken": {[]string{free("nats.listen"), free("http.listen"), "ai_model_services.phi3.port=" + port}, app.UpOptions{}, []string{"--engine phi3=http://" + address}},
-		"HTTP port taken":   {[]string{free("nats.listen"), "http.listen=" + address}, app.UpOptions{Engines: map[string]string{"phi3": "http://127.0.0.1:1"}}, []string{"http.listen: cannot listen on " + address}},
-		"no engine URL":     {[]string{free("nats.listen"), free("http.listen")}, app.UpOptions{Engines: map[string]string{"phi3": "carrier pigeon"}}, []string{"engine of phi3"}},
+		"engine port taken": {[]string{free("nats.listen"), free("redis.listen"), free("http.listen"), "ai_model_services.phi3.port=" + port}, app.UpOptions{}, []string{"--engine phi3=http://" + address}},
+		"HTTP port taken":   {[]string{free("nats.listen"), free("redis.listen"), "http.listen=" + address}, app.UpOptions{Engines: map[string]string{"phi3": "http://127.0.0.1:1"}}, []string{"http.listen: cannot listen on " + address}},
+		"no engine URL":     {[]string{free("nats.listen"), free("redis.listen"), free("http.listen")}, app.UpOptions{Engines: map[string]string{"phi3": "carrier pigeon"}}, []string{"engine of phi3"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
