@@ -26,6 +26,7 @@ type body struct {
 	promptField  string
 	promptTokens int                // an upper bound, unless exact
 	promptExact  bool               // the prompt was given in tokens
+	given        json.RawMessage    // the messages of a chat as they came
 	stored       *conversation.Turn // the job's turn, if an earlier attempt has stored it: there is nothing to generate
 	note         string             // what was changed for the model's prompt format, for the opening event
 }
@@ -89,7 +90,7 @@ func parseBody(job *schemas.Job, limits Limits, can Capabilities, slots int) (*b
 	if job.Endpoint == schemas.ChatCompletions {
 		b.promptField = "messages"
 		raw, _ := get("messages")
-		b.promptTokens = len(raw)
+		b.given, b.promptTokens = raw, len(raw)
 		checkMessages(raw, f)
 	} else {
 		b.promptField = "prompt"

@@ -54,9 +54,6 @@ func (b *body) suit(job *schemas.Job, can Capabilities, f *faults) {
 	if can.NoTools {
 		b.refuseTools(job.Model, f)
 	}
-	if job.Session != nil {
-		return // what follows a system message is known once the history is there: see body.with
-	}
 	if !chat || can.SystemRole == "" || can.SystemRole == SystemNative || len(f.said) > 0 {
 		return
 	}

@@ -45,7 +45,7 @@ type run struct {
 	usage   *schemas.Usage
 	turn    *turn           // its part in a conversation
 	late    *lateTurn       // the turn that is still to be stored once it has ended
-	judged  json.RawMessage // what moderation says of it
+	verdict json.RawMessage // what moderation says of it, kept with the turn
 	note    string          // what was changed of the request
 	extra   int             // slots taken beyond the first
 	last    bool            // it holds the worker's lastChance

@@ -135,10 +135,10 @@ func (w *Worker) converse(ctx context.Context, r *run, b *body) error {
 	return w.showHistory(ctx, r, b, begun)
 }
 
-// newMessages are the job's own, as they came or as moderation has left them.
+// newMessages are the job's own, as they came, or as moderation has left them.
 func (w *Worker) newMessages(b *body) ([]conversation.Message, error) {
 	var bodies []json.RawMessage
-	if err := json.Unmarshal(b.fields["messages"], &bodies); err != nil { // checkMessages has looked at it
+	if err := json.Unmarshal(b.given, &bodies); err != nil { // checkMessages has looked at it
 		return nil, schemas.Errorf(schemas.CodeInvalidRequest, "messages: %v", err).WithParam("messages")
 	}
 	fresh := make([]conversation.Message, len(bodies))

@@ -73,7 +73,7 @@ func (w *Worker) commitTurn(ctx context.Context, r *run, result *schemas.Result)
 		w.dropTurn(ctx, r, result, err)
 		return nil
 	}
-	t.Moderation = r.moderation()
+	t.Moderation = r.verdict
 	var at *conversation.Appended
 	err = w.callStore(ctx, r, r.tuned.Sessions.CommitTimeout, func(ctx context.Context) (err error) {
 		at, err = w.append(ctx, r.turn.ref, t)
@@ -126,7 +126,7 @@ func (w *Worker) keepTurn(ctx context.Context, r *run, result *schemas.Result) {
 		w.dropTurn(ctx, r, result, result.Error)
 		return
 	}
-	t.Moderation = r.moderation()
+	t.Moderation = r.verdict
 	var at *conversation.Appended
 	err := w.callStore(ctx, r, keepTimeout, func(ctx context.Context) (err error) {
 		at, err = w.append(ctx, r.turn.ref, t)

@@ -68,9 +68,6 @@ func (t *turn) stored(job *schemas.Job, result *schemas.Result, status conversat
 	return out
 }
 
-// moderation is what moderation says of the job, kept with its turn; nil if it says nothing.
-func (r *run) moderation() json.RawMessage { return r.judged }
-
 // replyOf is the message of the first choice as a history holds it, with its finish reason. Reasoning is not
 // part of it: no chat template shows a model what it thought in earlier turns.
 func replyOf(choices json.RawMessage) (body json.RawMessage, finish string, err error) {
