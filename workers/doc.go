@@ -44,7 +44,7 @@
 // While Redis is away a job waits, which costs it no attempt (session_wait.go). If Redis is away when a reply is
 // complete, and for [Sessions.CommitTimeout] after, the job ends all the same, with a turn that is pending: the worker gives the
 // slot back, keeps the lease and stores the turn when it can (session_late.go). Whoever is given the job after it finds in
-// the Result what is owed. The janitor leaves such jobs in the queue. At most 1,000 turns, or 64 MiB, wait in one
+// the Result what is owed. The janitor leaves such a job in the queue until its Result is about to expire. At most 1,000 turns, or 64 MiB, wait in one
 // worker; beyond, a Result says that its turn was dropped.
 //
 // A turn that did not finish is kept apart from history, or dropped if it has no words. Two turns at once branch, unless

@@ -130,14 +130,31 @@ func (b *backlog) remove(ctx context.Context, q *queue.QueuedJob, job *schemas.J
 	default:
 		return next, false, err
 	}
-	if t := result.Turn; t != nil && t.State == schemas.TurnPending {
-		return time.Now().Add(pendingRounds * b.j.cfg.Interval), false, nil // a worker stores it from the job
+	switch owed, err := b.owed(ctx, result); {
+	case err != nil:
+		return next, false, err
+	case owed: // a worker stores the turn from the job
+		return time.Now().Add(pendingRounds * b.j.cfg.Interval), false, nil
 	}
 	left, err = b.leave(ctx, q, job, result.Status)
 	if left {
 		b.removed.Inc()
 	}
 	return next, left, err
+}
+
+// owed reports whether a Result says that its turn is still to be stored, and is not about to expire: without it the job
+// would be run again.
+func (b *backlog) owed(ctx context.Context, result *schemas.Result) (bool, error) {
+	if t := result.Turn; t == nil || t.State != schemas.TurnPending {
+		return false, nil
+	}
+	results, err := b.j.js.Stream(ctx, schemas.ResultsStream)
+	if err != nil {
+		return false, err
+	}
+	kept := results.CachedInfo().Config.MaxAge
+	return kept == 0 || time.Since(result.Finished) < kept*3/4, nil
 }
 
 // cancel ends a job for a canceller that did not get to do so, unless a worker says that it is running it.

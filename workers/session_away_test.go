@@ -281,6 +281,19 @@ func TestJanitorLeavesPendingTurns(t *testing.T) {
 	}
 }
 
+// TestJanitorDoesNotLetAnAnsweredJobRunAgain removes it before the Result that says so expires.
+func TestJanitorDoesNotLetAnAnsweredJobRunAgain(t *testing.T) {
+	t.Parallel()
+	c := newTalks(t, queue.Config{Lease: 200 * time.Millisecond, ResultsMaxAge: 2 * time.Second})
+	job := c.say(schemas.Session{ID: "s"}, "hi")
+	c.putResult(job, "the reply", &schemas.Turn{Session: "s", ID: conversation.TurnID(job.ID), State: schemas.TurnPending})
+	c.janitor(workers.JanitorConfig{Interval: 20 * time.Millisecond})
+	c.settled(0)
+	if _, err := queue.GetResult(t.Context(), c.js, tenant, job.ID); err != nil {
+		t.Errorf("the job left the queue after its result: %v", err)
+	}
+}
+
 // TestNoMoreTurnsWaitThanMay drops the turn of the one too many, and says so in its Result.
 func TestNoMoreTurnsWaitThanMay(t *testing.T) {
 	t.Parallel()
