@@ -149,6 +149,8 @@
 // without tokens, so such a reply begins again after an interruption, and says so. Any other is
 // continued, and checked together with what was sent.
 //
+// A turn of a session is stored masked, with the verdict; one that is blocked is no part of the history.
+//
 // While a job waits for moderation the engine's silence does not count. A policy that only audits
 // changes nothing, and no job waits for it.
 //
