@@ -59,6 +59,7 @@ type Event struct {
 	// Kept is how many of the tokens already sent Resumed goes on from.
 	Kept int `json:"kept,omitempty"`
 	// Choices is a JSON array of choice objects as the engine streamed them, in order. Several engine chunks may share one event.
+	// A choice in which moderation has replaced text has "masked": true, and neither token ids nor log probabilities.
 	Choices json.RawMessage `json:"choices,omitempty"`
 	// Turn is the job's place in its conversation, on events that open an attempt and on the last one.
 	Turn *Turn `json:"turn,omitempty"`

@@ -158,7 +158,11 @@ func (w *Worker) admit(ctx context.Context, r *run) (*body, error) {
 	if err := w.fetchBody(ctx, r); err != nil {
 		return nil, err
 	}
-	return parseBody(r.job, r.limits(), r.tuned.Capabilities, w.cfg.Slots)
+	b, err := parseBody(r.job, r.limits(), r.tuned.Capabilities, w.cfg.Slots)
+	if err != nil {
+		return nil, err
+	}
+	return b, w.moderateInput(ctx, r, b)
 }
 
 // isolate lets one job at a time run its last attempt here. An engine that dies takes every job on it

@@ -18,9 +18,9 @@ var ErrNotReceived = errors.New("the engine did not receive the request")
 // complete.
 func (w *Worker) reply(ctx context.Context, r *run, b *body) error {
 	if b.stored != nil {
-		return w.replay(r, b)
+		return w.replay(ctx, r, b)
 	}
-	r.note = b.note
+	r.note = sentences(b.note, r.said)
 	whole := &Request{ID: r.job.ID, Attempt: r.attempt, Endpoint: r.job.Endpoint, Body: b.raw, Class: r.class}
 	switch h := &r.history; {
 	case h.attempt == 0:
@@ -47,7 +47,7 @@ func (w *Worker) reply(ctx context.Context, r *run, b *body) error {
 		}
 	}
 	if c != nil && c.finish != "" {
-		return w.complete(r, c, b)
+		return w.complete(ctx, r, c, b)
 	}
 	why = fmt.Sprintf("attempt %d was interrupted: %s", r.history.attempt, why)
 	return w.generate(ctx, r, &schemas.Event{Kind: schemas.Restarted, Reason: why}, whole, nil)
@@ -87,6 +87,7 @@ func (w *Worker) generate(ctx context.Context, r *run, opening *schemas.Event, r
 	if err := w.begin(r, opening, c); err != nil {
 		return err
 	}
+	r.watch(ctx)
 	metrics := r.metrics.class[r.class]
 	start := time.Now()
 	r.timings.Queue = ms(start.Sub(r.meta.Timestamp))
@@ -124,6 +125,7 @@ func (w *Worker) generate(ctx context.Context, r *run, opening *schemas.Event, r
 			break
 		}
 	}
+	failed = r.screened(ctx, failed)
 	if c != nil {
 		r.usage = r.answer.usage() // the engine takes the kept tokens for part of the prompt
 	}
@@ -136,20 +138,28 @@ func (w *Worker) generate(ctx context.Context, r *run, opening *schemas.Event, r
 	return failed
 }
 
-// deliver takes a delta into the answer and sends it on.
+// deliver takes a delta in, and sends it on unless it has to be looked at first.
 func (r *run) deliver(d *Delta, c *continuation) error {
 	if c != nil {
 		if err := c.translate(r.job.Endpoint, d); err != nil {
 			return err
 		}
 	}
-	r.answer.add(d)
 	if d.Usage != nil {
 		r.usage = d.Usage
 	}
 	if len(d.PromptTokens) > 0 {
 		r.out.mark(promptMark(d.PromptTokens))
 	}
+	if r.screen != nil {
+		return r.screen.take(d)
+	}
+	return r.emit(d)
+}
+
+// emit takes a delta into the answer and sends it on.
+func (r *run) emit(d *Delta) error {
+	r.answer.add(d)
 	if !r.job.Stream || len(d.Choices) == 0 {
 		return nil
 	}
@@ -157,19 +167,20 @@ func (r *run) deliver(d *Delta, c *continuation) error {
 }
 
 // complete ends a reply of which nothing was left to generate when it was interrupted.
-func (w *Worker) complete(r *run, c *continuation, b *body) error {
+func (w *Worker) complete(ctx context.Context, r *run, c *continuation, b *body) error {
 	if err := w.begin(r, c.opening(r, b), c); err != nil {
 		return err
 	}
+	r.watch(ctx)
 	r.usage = r.answer.usage()
 	if r.history.finish != "" {
-		return nil // the last choice was sent
+		return r.screened(ctx, nil) // the last choice was sent
 	}
 	d, err := c.end(r.job.Endpoint)
 	if err != nil {
 		return err
 	}
-	return r.deliver(d, nil)
+	return r.screened(ctx, r.deliver(d, nil))
 }
 
 // sentences joins the two that are not empty.

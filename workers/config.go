@@ -83,6 +83,8 @@ type Config struct {
 	Limits Limits
 	// Capabilities are what the model can do.
 	Capabilities Capabilities
+	// Moderator checks requests and replies. nil checks nothing.
+	Moderator Moderator
 	// LogPrompts allows prompt and answer text in logs.
 	LogPrompts bool
 	// Logger receives one line for each job's outcome. The zero value is silent.

@@ -158,6 +158,27 @@
 // is pulled, and the jobs wait for other workers; the engine is tried out with canaries, never with
 // somebody's job.
 //
+// # Moderation
+//
+// A [Moderator] names the policy for a tenant's jobs of a model; package moderation has one. moderate.go
+// has it check the texts of a request in admission, after the cheap questions and before the engine hears of
+// it: what is blocked ends the job with content_blocked, what is masked is changed in the body, and the
+// opening event says so. moderate_input.go takes the texts out of the body and puts them back.
+//
+// screen.go stands between the engine's deltas and everything that can be read: events, record,
+// answer, Result and log. A delta goes on when all of it is settled: its content, its reasoning, its
+// refusal, and the names and arguments of its tool calls, each a text of its own for each choice. Token ids and
+// log probabilities may be ahead of the text, and wait for it. Deltas keep their order. A reply that is
+// blocked ends where it is settled, its engine's request is aborted at once, and the job fails with
+// content_blocked; what was sent before stays valid. A delta that is masked has its text alone,
+// without tokens, so such a reply begins again after an interruption, and says so. Any other is
+// continued, and checked together with what was sent.
+//
+// A turn of a session is stored masked, with the verdict; one that is blocked is no part of the history.
+//
+// While a job waits for moderation the engine's silence does not count. A policy that only audits
+// changes nothing, and no job waits for it.
+//
 // # Fallback
 //
 // A worker can cover other models ([Config.Covers]). When the registry has shown no live worker of

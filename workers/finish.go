@@ -277,7 +277,10 @@ func (w *Worker) logOutcome(r *run, result *schemas.Result, outcome string) {
 	if result.Error != nil {
 		w.blame(e, result.Error)
 	}
-	if r.tuned.LogPrompts {
+	if r.verdict != nil {
+		e = e.RawJSON("moderation", r.verdict)
+	}
+	if r.tuned.LogPrompts && !r.withheld {
 		e = e.Bytes("body", r.job.Body).Str("text", result.Text)
 	}
 	e.Msg("job ended")

@@ -193,6 +193,7 @@ func ownPart(p *openai.Choice) openai.Choice {
 	own := *p
 	own.Index = 0
 	own.Text, own.Reasoning, own.ToolCalls = bytes.Clone(p.Text), bytes.Clone(p.Reasoning), bytes.Clone(p.ToolCalls)
+	own.Refusal = bytes.Clone(p.Refusal)
 	own.Logprobs, own.StopReason, own.TokenIDs = bytes.Clone(p.Logprobs), bytes.Clone(p.StopReason), slices.Clone(p.TokenIDs)
 	return own
 }

@@ -1,6 +1,7 @@
 package workers
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -60,6 +61,9 @@ func (p *reply) add(e *schemas.Event) {
 		case c.Reasoning != nil || c.ToolCalls != nil:
 			p.broken = cmp.Or(p.broken, "the reply has more than text")
 		}
+	}
+	if bytes.Contains(e.Choices, markMasked) {
+		p.broken = cmp.Or(p.broken, "moderation has masked some of the text")
 	}
 }
 

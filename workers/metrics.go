@@ -44,7 +44,8 @@ type jobMetrics struct {
 	cancels map[schemas.Phase]cancelMetrics
 	dead    *prometheus.CounterVec
 
-	sessions *sessionMetrics
+	sessions   *sessionMetrics
+	moderation *moderationMetrics
 }
 
 type classMetrics struct {
@@ -114,11 +115,12 @@ func newJobMetrics(reg *prometheus.Registry, model string) (*jobMetrics, error) 
 	abort := v.histogram("hxp_cancel_to_abort_seconds", "Time from a cancel's arrival at the worker to the abort of the engine's request.", abortBuckets, "model", "phase")
 	dead := v.counter("hxp_dead_letters_total", "Jobs given up, by reason.", "model", "code")
 	sessions := newSessionMetrics(&v, model)
+	moderation := newModerationMetrics(&v, model)
 	if v.err != nil {
 		return nil, v.err
 	}
 	m := &jobMetrics{
-		model: model, dead: dead, sessions: sessions,
+		model: model, dead: dead, sessions: sessions, moderation: moderation,
 		class:   make(map[schemas.Class]*classMetrics),
 		cancels: make(map[schemas.Phase]cancelMetrics),
 	}

@@ -22,7 +22,7 @@ func get(s *started, path string) *httptest.ResponseRecorder {
 	return rec
 }
 
-func scrape(t *testing.T, s *started) string {
+func scrape(t testing.TB, s *started) string {
 	t.Helper()
 	rec := get(s, "/metrics")
 	if rec.Code != http.StatusOK {

@@ -21,6 +21,7 @@ type Tunables struct {
 	Capabilities                    Capabilities
 	Sessions                        Sessions
 	LogPrompts                      bool
+	Moderator                       Moderator
 }
 
 // Tune replaces what can change. A job that has been delivered goes on as it was; the next one
@@ -34,7 +35,7 @@ func (w *Worker) Tune(t Tunables) error {
 	cfg.FirstTokenTimeout, cfg.TokenTimeout, cfg.Coalesce = t.FirstTokenTimeout, t.TokenTimeout, t.Coalesce
 	cfg.GroupSize, cfg.GroupWait = t.GroupSize, t.GroupWait
 	cfg.Limits, cfg.Capabilities, cfg.LogPrompts = t.Limits, t.Capabilities, t.LogPrompts
-	cfg.Sessions = t.Sessions
+	cfg.Sessions, cfg.Moderator = t.Sessions, t.Moderator
 	cfg = cfg.withDefaults(w.model)
 	if err := cfg.validate(w.model); err != nil {
 		return fmt.Errorf("tune worker %s: %w", w.cfg.ID, err)
@@ -55,6 +56,6 @@ func (c *Config) tunables() *Tunables {
 		DrainTimeout: c.DrainTimeout, MaxAttempts: c.MaxAttempts,
 		FirstTokenTimeout: c.FirstTokenTimeout, TokenTimeout: c.TokenTimeout, Coalesce: c.Coalesce,
 		GroupSize: c.GroupSize, GroupWait: c.GroupWait,
-		Limits: c.Limits, Capabilities: c.Capabilities, LogPrompts: c.LogPrompts, Sessions: c.Sessions,
+		Limits: c.Limits, Capabilities: c.Capabilities, LogPrompts: c.LogPrompts, Sessions: c.Sessions, Moderator: c.Moderator,
 	}
 }

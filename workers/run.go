@@ -55,6 +55,15 @@ type run struct {
 	vacated bool            // its slots are free
 	refused bool            // what is wrong is the session's, whichever model runs the job
 	buried  bool            // there is a dead letter, which may be replayed
+
+	policy   ModerationPolicy // nil if nothing is checked
+	checking atomic.Bool      // the worker waits for moderation, and not for the engine
+	judged   *verdict         // what verdict says
+	said     string           // what moderation has changed of the request
+	withheld bool             // the request has text that is not to be shown
+	asked    string           // what the reply is about, for its check
+	lag      int              // by how many runes the text may be behind its tokens
+	screen   *screen          // nil if the reply is not checked
 }
 
 // touch notes that the engine got on.
@@ -63,6 +72,9 @@ func (r *run) touch() { r.progress.Store(int64(time.Since(r.received))) }
 // silence returns for how long the engine has been silent and for how long it may be.
 func (r *run) silence(now time.Time) (silent, bound time.Duration) {
 	bound = r.tuned.FirstTokenTimeout
+	if r.checking.Load() {
+		return 0, bound
+	}
 	if r.decoding.Load() {
 		bound = r.tuned.TokenTimeout
 	}

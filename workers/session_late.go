@@ -94,6 +94,9 @@ func (w *Worker) remake(ctx context.Context, r *run, result *schemas.Result) (*c
 	if err != nil {
 		return nil, err
 	}
+	if err := w.maskInput(ctx, r, b); err != nil {
+		return nil, err
+	}
 	fresh, err := w.newMessages(b)
 	if err != nil {
 		return nil, err

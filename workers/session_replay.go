@@ -51,7 +51,7 @@ func (w *Worker) recall(ctx context.Context, r *run) *body {
 }
 
 // replay gives the reply that the job's turn has been stored with: one turn, one answer, always the same.
-func (w *Worker) replay(r *run, b *body) error {
+func (w *Worker) replay(ctx context.Context, r *run, b *body) error {
 	t, h := b.stored, &r.history
 	r.turn.by = t.Model
 	var reply message
@@ -64,7 +64,7 @@ func (w *Worker) replay(r *run, b *body) error {
 	case !h.delivered:
 		opening.Kind, opening.Reason = schemas.Resumed, fmt.Sprintf("attempt %d was interrupted after its turn had been stored", h.attempt)
 	case h.broken == "" && h.text == reply.Content && len(reply.ToolCalls) == 0:
-		err := w.complete(r, &continuation{kept: h.ids, finish: cmp.Or(t.FinishReason, "stop")}, b)
+		err := w.complete(ctx, r, &continuation{kept: h.ids, finish: cmp.Or(t.FinishReason, "stop")}, b)
 		r.usage = &t.Usage
 		return err
 	default:

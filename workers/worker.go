@@ -65,6 +65,7 @@ type Worker struct {
 	lastChance chan struct{}
 	forsaken   forsaken
 	started    time.Time
+	auditing   sync.WaitGroup // checks that no job waits for
 
 	mu      sync.Mutex
 	running map[string]*run // by tenant and job id
@@ -175,6 +176,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	p.run(pulling)
 	covering.Wait()
 	inFlight.Wait()
+	w.auditing.Wait()
 	w.groups.running.Wait() // a request may outlive its last member by the end of its stream
 
 	stopWatch()

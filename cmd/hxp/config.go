@@ -53,6 +53,9 @@ func (c *cli) showConfig() error {
 func (c *cli) checkConfig(files []string) error {
 	c.files = append(c.files, files...)
 	cfg, err := c.config()
+	if err == nil {
+		err = cfg.CheckFiles()
+	}
 	if ce, ok := errors.AsType[*app.ConfigError](err); ok && c.out.format != formatTable {
 		return errors.Join(list(c.out, ce.Faults, "", nil), quietError{exitUsage})
 	}

@@ -32,7 +32,8 @@ var rules = []rule{
 	{pkg: "internal/vllmsim", imports: []string{"internal/sse"}},
 
 	{pkg: "producer", imports: []string{"internal/queue", "schemas", "schemas/openai"}},
-	{pkg: "workers", imports: []string{"conversation", "internal/queue", "schemas", "schemas/openai"}, tests: []string{"workers/vllm"}},
+	{pkg: "workers", imports: []string{"conversation", "internal/queue", "schemas", "schemas/openai"}, tests: []string{"workers/moderation", "workers/vllm"}},
+	{pkg: "workers/moderation", imports: []string{"workers"}},
 	{pkg: "workers/vllm", imports: []string{"internal/sse", "schemas", "schemas/openai", "workers"}},
 
 	{pkg: "conversation", imports: []string{"schemas"}},
@@ -41,7 +42,8 @@ var rules = []rule{
 	{pkg: "loadtest/realvllm", tests: []string{"conversation", "internal/sse", "producer", "workers", "workers/vllm"}},
 
 	{pkg: "cmd/internal/app", imports: []string{
-		"conversation", "internal/embedded", "internal/queue", "internal/vllmsim", "producer", "schemas", "schemas/openai", "workers", "workers/vllm",
+		"conversation", "internal/embedded", "internal/queue", "internal/vllmsim", "producer", "schemas", "schemas/openai", "workers",
+		"workers/moderation", "workers/vllm",
 	}},
 	{pkg: "cmd/internal/prompt"},
 	{pkg: "cmd/hxp", imports: []string{"cmd/internal/app", "cmd/internal/prompt", "conversation", "internal/queue", "producer", "schemas"}},

@@ -47,6 +47,10 @@ type Config struct {
 	// token ids, no max_model_len, and 404 on /version, /load, /tokenize, /detokenize and /metrics.
 	NoExtras bool
 
+	// Say is the text of every reply, in place of the simulator's own. A prompt that ends with the
+	// beginning of it, token for token, is answered with the rest.
+	Say string
+
 	// MaxBody is the largest request body in bytes. Defaults to 32 MiB.
 	MaxBody int64
 	// Faults are armed from the start.

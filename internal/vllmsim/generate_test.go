@@ -352,3 +352,32 @@ func TestManyStreamsAtOnce(t *testing.T) {
 		t.Errorf("stats = %+v", st)
 	}
 }
+
+func TestSay(t *testing.T) {
+	t.Parallel()
+	const text = "The weather in Tromsø is splendid ☕."
+	sim, err := vllmsim.New(vllmsim.Config{Say: text})
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole, err := sim.Expected([]byte(`{"prompt":"How is it?","max_tokens":100}`), "/v1/completions")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := whole[0]; got.Text != text || got.FinishReason != "stop" {
+		t.Errorf("reply = %q (%s), want %q", got.Text, got.FinishReason, text)
+	}
+	for n := range whole[0].TokenIDs {
+		prompt, err := json.Marshal(slices.Concat(whole[0].PromptTokenIDs, whole[0].TokenIDs[:n]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		rest, err := sim.Expected(fmt.Appendf(nil, `{"prompt":%s,"max_tokens":100}`, prompt), "/v1/completions")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(whole[0].TokenIDs[n:], rest[0].TokenIDs); diff != "" {
+			t.Errorf("after %d tokens (-want +got):\n%s", n, diff)
+		}
+	}
+}

@@ -1,6 +1,9 @@
 package vllmsim
 
-import "bytes"
+import (
+	"bytes"
+	"slices"
+)
 
 // The finish reasons of a choice.
 const (
@@ -19,6 +22,7 @@ type sampling struct {
 	stopTokens           map[int]bool
 	seed                 int64
 	showSpecial          bool
+	say                  []int // the tokens to be generated; nil for the writer's
 }
 
 // holdBack is how many characters wait because they may be the start of a stop string.
@@ -52,10 +56,16 @@ type generation struct {
 	writer   *writer
 	produced int
 	scan     *stopScan
+	said     int // how many tokens of say the text has
 }
 
 func newGeneration(model string, prompt []int, index int, p *sampling) *generation {
 	g := &generation{p: p, writer: newWriter(model, p.seed, index, prompt)}
+	for n := min(len(p.say), len(prompt)); n > 0 && g.said == 0; n-- {
+		if slices.Equal(prompt[len(prompt)-n:], p.say[:n]) {
+			g.said = n
+		}
+	}
 	if len(p.stop) > 0 {
 		g.scan = &stopScan{p: p, dec: newDecoder(prompt, p.showSpecial)}
 	}
@@ -64,7 +74,7 @@ func newGeneration(model string, prompt []int, index int, p *sampling) *generati
 
 // next makes one token and, with the last of them, says how the choice ended.
 func (g *generation) next() (int, *ending) {
-	id := g.writer.next(g.banned())
+	id := g.write()
 	g.writer.push(id)
 	g.produced++
 	// The order of these is vLLM's: the engine sees tokens and lengths, the front end then looks for stop strings.
@@ -75,6 +85,17 @@ func (g *generation) next() (int, *ending) {
 		}
 	}
 	return id, end
+}
+
+func (g *generation) write() int {
+	if g.p.say == nil {
+		return g.writer.next(g.banned())
+	}
+	g.said++
+	if g.said <= len(g.p.say) {
+		return g.p.say[g.said-1]
+	}
+	return endText
 }
 
 func (g *generation) tokenEnd(id int) *ending {

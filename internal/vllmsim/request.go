@@ -154,6 +154,9 @@ func (c *Config) fit(w *wireRequest, r *request) error {
 			minTokens: w.MinTokens, ignoreEnd: w.IgnoreEOS, stop: stops, includeStop: w.IncludeStop,
 			seed: deref(w.Seed, 0), showSpecial: !deref(w.SkipSpecialTokens, true),
 		}
+		if c.Say != "" {
+			p.say = Tokenize(c.Say)
+		}
 		if p.seed == -1 { // vLLM takes -1 for no seed
 			p.seed = 0
 		}

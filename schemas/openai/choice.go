@@ -53,6 +53,7 @@ func parseChoice(s *jsonscan.Scanner, ch *Choice, buf *[]byte, edit *editor) (pr
 	ch.Role = d.role.intern()
 	ch.Text = d.content.or(text).bytes(buf)
 	ch.Reasoning = d.reasoning.or(d.reasoningContent).bytes(buf)
+	ch.Refusal = d.refusal.bytes(buf)
 	ch.ToolCalls = d.toolCalls
 	ch.FinishReason = finish.intern()
 	return prompt, nil
@@ -60,8 +61,8 @@ func parseChoice(s *jsonscan.Scanner, ch *Choice, buf *[]byte, edit *editor) (pr
 
 // delta is the delta object of a chat choice.
 type delta struct {
-	role, content, reasoning, reasoningContent optional
-	toolCalls                                  []byte
+	role, content, reasoning, reasoningContent, refusal optional
+	toolCalls                                           []byte
 }
 
 func parseDelta(s *jsonscan.Scanner) (d delta, err error) {
@@ -85,6 +86,8 @@ func parseDelta(s *jsonscan.Scanner) (d delta, err error) {
 			d.reasoning, err = nullableString(s)
 		case name.Is("reasoning_content"):
 			d.reasoningContent, err = nullableString(s)
+		case name.Is("refusal"):
+			d.refusal, err = nullableString(s)
 		case name.Is("tool_calls"):
 			d.toolCalls, err = skipArray(s)
 		default:

@@ -14,6 +14,8 @@ type Choice struct {
 	Text []byte
 	// Reasoning is the decoded delta.reasoning or, where there is none, delta.reasoning_content.
 	Reasoning []byte
+	// Refusal is the decoded delta.refusal.
+	Refusal []byte
 	// ToolCalls is the raw delta.tool_calls array, or nil where absent, null or empty.
 	ToolCalls []byte
 	// Logprobs is the raw logprobs value, or nil where absent or null.

@@ -78,7 +78,7 @@ func refChoice(raw json.RawMessage) (ch openai.Choice, prompt json.RawMessage, e
 	if err := unmarshal(o["delta"], &delta); err != nil {
 		return ch, nil, err
 	}
-	var text, content, reasoning, reasoningContent, role, finish *string
+	var text, content, reasoning, reasoningContent, refusal, role, finish *string
 	var tools []json.RawMessage
 	err = errors.Join(
 		unmarshal(o["index"], &ch.Index),
@@ -86,6 +86,7 @@ func refChoice(raw json.RawMessage) (ch openai.Choice, prompt json.RawMessage, e
 		unmarshal(delta["content"], &content),
 		unmarshal(delta["reasoning"], &reasoning),
 		unmarshal(delta["reasoning_content"], &reasoningContent),
+		unmarshal(delta["refusal"], &refusal),
 		unmarshal(delta["role"], &role),
 		unmarshal(delta["tool_calls"], &tools),
 		unmarshal(o["finish_reason"], &finish),
@@ -95,6 +96,7 @@ func refChoice(raw json.RawMessage) (ch openai.Choice, prompt json.RawMessage, e
 	}
 	ch.Text = either(content, text)
 	ch.Reasoning = either(reasoning, reasoningContent)
+	ch.Refusal = either(refusal, nil)
 	ch.Role = string(either(role, nil))
 	ch.FinishReason = string(either(finish, nil))
 	if len(tools) > 0 {

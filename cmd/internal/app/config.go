@@ -6,6 +6,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/hxp-enterprise/hxp/internal/queue"
+	"github.com/hxp-enterprise/hxp/workers/moderation"
 )
 
 // Config is the whole configuration. Make one with [Load]: its zero value has no models.
@@ -24,15 +25,19 @@ type Config struct {
 	Conversation Conversation `config:"conversation"`
 	Queue        Queue        `config:"queue"`
 	Worker       Work         `config:"worker"`
-	Log          Log          `config:"log"`
-	HTTP         HTTP         `config:"http"`
+	// Moderation checks requests and replies.
+	Moderation Moderation `config:"moderation"`
+	Log        Log        `config:"log"`
+	HTTP       HTTP       `config:"http"`
 
 	// Notices are what Load has to say about settings that are accepted and have no effect.
 	Notices []string `config:"-"`
 
-	settings []Setting
-	options  LoadOptions // what Load was told, to do it again
-	files    []string    // what it has read
+	settings  []Setting
+	options   LoadOptions // what Load was told, to do it again
+	files     []string    // what it has read
+	moderator *moderation.Moderator
+	moderated [32]byte // what its files held
 }
 
 // Network is where the parts of an installation find each other.

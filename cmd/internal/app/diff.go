@@ -19,7 +19,7 @@ type change struct {
 // reloadable are the settings that a running worker takes over, with [anyName] for a model. A block
 // stands for all that is in it.
 var reloadable = []string{
-	"log",
+	"log", "moderation",
 	"worker.drain_timeout", "worker.first_token_timeout", "worker.token_timeout", "worker.attempts", "worker.coalesce",
 	"worker.standard_share", "worker.batch_share", "worker.group_size", "worker.group_wait",
 	"vllm_integration.sampling_params",
@@ -108,7 +108,7 @@ func overlay(dst, src reflect.Value, path string, take func(path string) bool) {
 		switch {
 		case d.Kind() == reflect.Struct:
 			overlay(d, s, at, take)
-		case d.Kind() == reflect.Map: // of the models, which are done
+		case d.Kind() == reflect.Map && at == modelsPath: // they are done
 		case take(at):
 			d.Set(s)
 		}

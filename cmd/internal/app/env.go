@@ -120,16 +120,33 @@ func secret(path string) bool {
 	return path == "nats.password" || path == "redis.password" || strings.HasSuffix(path, ".api_key")
 }
 
-// generic puts [anyName] in the place of a model's name.
+// generic puts [anyName] in the place of a name that a block gives: of a model, or of a policy.
 func generic(path string) string {
 	parts := strings.Split(path, ".")
 	if len(parts) > 2 && parts[0] == modelsPath {
 		parts[1] = anyName
 	}
+	if parts[0] != moderationPath {
+		return strings.Join(parts, ".")
+	}
+	for i, t := 0, reflect.TypeFor[Config](); i < len(parts); i++ {
+		switch t.Kind() {
+		case reflect.Map:
+			parts[i], t = anyName, t.Elem()
+		case reflect.Struct:
+			at := slices.IndexFunc(fieldsOf(t), func(f field) bool { return f.name == parts[i] })
+			if at < 0 {
+				return strings.Join(parts, ".")
+			}
+			t = t.Field(fieldsOf(t)[at].index).Type
+		default:
+			return strings.Join(parts, ".")
+		}
+	}
 	return strings.Join(parts, ".")
 }
 
-// paths maps every setting's path, with those of the models that are declared so far, to its type.
+// paths maps every setting's path, with those of the models and policies that are declared so far, to its type.
 func (l *loader) paths() map[string]reflect.Type {
 	out := map[string]reflect.Type{}
 	var visit func(t reflect.Type, path string)
@@ -141,7 +158,8 @@ func (l *loader) paths() map[string]reflect.Type {
 			}
 		case reflect.Map:
 			visit(t.Elem(), join(path, anyName))
-			for name, block := range l.modelBlocks() {
+			blocks, _ := l.k.Get(path).(map[string]any)
+			for name, block := range blocks {
 				if block != nil {
 					visit(t.Elem(), join(path, name))
 				}

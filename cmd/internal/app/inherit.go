@@ -51,6 +51,7 @@ func (l *loader) inherit() {
 	l.fill(engineArgs+".enable_chunked_prefill", "vllm_integration.performance_optimization.enable_chunked_prefill")
 	ownSlots := l.k.Get("worker.slots") != nil
 	l.fill("worker.slots", engineArgs+".max_num_seqs")
+	l.moderation()
 	args, _ := l.k.Get(engineArgs).(map[string]any)
 	for name, block := range l.modelBlocks() {
 		if _, ok := block.(map[string]any); !ok || schemas.CheckToken(name) != nil {

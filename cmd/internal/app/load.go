@@ -68,7 +68,7 @@ func Load(o LoadOptions) (*Config, error) {
 	}
 	cfg.Notices = append(l.notices, unusedNotices(cfg)...)
 	cfg.settings = listSettings(cfg, l.sources)
-	cfg.options, cfg.files = o, l.read
+	cfg.options, cfg.files = o, append(l.read, cfg.moderationFiles()...)
 	return cfg, nil
 }
 

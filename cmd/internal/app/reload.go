@@ -90,6 +90,7 @@ func (r *reloader) start(ctx context.Context, hangup <-chan os.Signal) (stop fun
 	return func() error {
 		cancel()
 		<-done
+		r.cfg.Load().release()
 		return w.close()
 	}
 }
@@ -149,9 +150,19 @@ func (r *reloader) take(next *Config) error {
 			restart = append(restart, name)
 		}
 	}
-	effective := now.overlay(next, func(path string) bool { return slices.Contains(paths, path) })
+	effective := now.overlay(next, func(path string) bool {
+		return slices.ContainsFunc(paths, func(p string) bool { return p == path || strings.HasPrefix(p, path+".") })
+	})
+	if err := effective.prepare(); err != nil { // its files may have changed as well
+		return err
+	}
 	if err := r.apply(effective); err != nil {
+		effective.release()
 		return errors.Join(err, r.apply(now))
+	}
+	now.release()
+	if effective.moderated != now.moderated {
+		applied = append(applied, "the files of moderation.policies")
 	}
 	effective.settings, effective.options, effective.files = next.settings, next.options, next.files
 	r.cfg.Store(effective)

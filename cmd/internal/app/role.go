@@ -36,6 +36,7 @@ func (c *Config) workerConfig(model, id string, log zerolog.Logger, reg *prometh
 		MaxAttempts: w.Attempts, Coalesce: none(w.Coalesce), StandardShare: none(w.StandardShare), BatchShare: none(w.BatchShare),
 		GroupSize: m.GroupSize, GroupWait: none(m.GroupWait),
 		Limits: c.limits(model), Capabilities: m.Capabilities.config(), LogPrompts: c.Log.Prompts, Logger: log, Registry: reg, LeaseConn: lease,
+		Moderator: c.moderates(),
 		Heartbeat: min(3*time.Second, c.Queue.WorkerTTL/3), MaxBodyBytes: int(c.Queue.MaxBodyBytes),
 	}
 }

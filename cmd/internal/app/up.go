@@ -252,6 +252,9 @@ func (u *up) startMonitor(ctx context.Context) error {
 		return err
 	}
 	u.started.push(kept.rdb.Close)
+	if err := u.cfg.prepare(); err != nil {
+		return err
+	}
 	for _, m := range u.models {
 		wc := u.cfg.workerConfig(m, "", u.log, reg, u.leases.NC, kept.store)
 		where := u.engines[m]

@@ -31,6 +31,7 @@ func validate(c *Config, f *faults) {
 	validateConversation(c.Conversation, f)
 	validateQueue(c.Queue, f)
 	validateWork(c.Worker, f)
+	validateModeration(c, f)
 	if _, err := zerolog.ParseLevel(c.Log.Level); err != nil || c.Log.Level == "" {
 		f.add("log.level", "%q is no level; want trace, debug, info, warn, error or disabled", c.Log.Level)
 	}

@@ -57,6 +57,9 @@ func Worker(ctx context.Context, cfg *Config, o WorkerOptions) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := cfg.prepare(); err != nil {
+		return err
+	}
 	log, level := logger(cfg, o.Stderr)
 	denied := func(err error) { log.Error().Err(err).Msg("the server forbids something that the worker needs") }
 	conn, err := Connect(ctx, cfg, "hxp worker "+o.Model, denied)

@@ -1,0 +1,276 @@
+package workers
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"unicode/utf8"
+
+	"github.com/hxp-enterprise/hxp/schemas"
+	"github.com/hxp-enterprise/hxp/schemas/openai"
+)
+
+// moderatedFields are the fields of a request whose text reaches a prompt, those that are blamed first in front.
+var moderatedFields = []string{
+	"messages", "prompt", "suffix", "documents", "tools", "functions", "chat_template", "chat_template_kwargs",
+}
+
+// notText are members that hold no words: names of a kind, references and data.
+var notText = []string{"role", "type", "url", "data", "id", "tool_call_id"}
+
+// maxNotText bounds what counts as one of those that are short.
+const maxNotText = 64
+
+// input is the texts of a request.
+type input struct {
+	parts []inputText
+	// ids is set if the prompt was given in tokens, whose texts the parts are.
+	ids  bool
+	many bool // lists of them
+}
+
+// inputText is one text, and where in the raw value of its field it stands.
+type inputText struct {
+	field    string
+	from, to int
+	text     string
+}
+
+func (in *input) texts() []string {
+	out := make([]string, len(in.parts))
+	for i, p := range in.parts {
+		out[i] = p.text
+	}
+	return out
+}
+
+// last is the text that a reply is most likely to be about, as the engine sees it.
+func (in *input) last(rulings []Ruling) string {
+	for i, p := range slices.Backward(in.parts) {
+		switch {
+		case p.field != "messages" && p.field != "prompt":
+		case i < len(rulings):
+			return string(edit(nil, []byte(p.text), 0, rulings[i].Edits))
+		default:
+			return p.text
+		}
+	}
+	return ""
+}
+
+// param is the field with the text that is blocked.
+func (in *input) param(rulings []Ruling, b *body) string {
+	for i := range rulings {
+		if rulings[i].Blocked && i < len(in.parts) {
+			return in.parts[i].field
+		}
+	}
+	return b.promptField
+}
+
+// readInput takes the texts out of a request. err says what of it could not be read as text.
+func (w *Worker) readInput(ctx context.Context, b *body) (in *input, err error) {
+	in = &input{}
+	for _, name := range moderatedFields {
+		raw := b.fields[name]
+		if name == "messages" {
+			raw = b.given // system messages may have been folded in the other
+		}
+		if name == "prompt" && b.promptExact {
+			err = w.readTokens(ctx, in, raw)
+			continue
+		}
+		eachString(raw, func(key string, from, to int) {
+			if slices.Contains(notText, key) && (key == "url" || key == "data" || to-from <= maxNotText) {
+				return
+			}
+			var text string
+			if json.Unmarshal(raw[from:to], &text) == nil && text != "" {
+				in.parts = append(in.parts, inputText{name, from, to, text})
+			}
+		})
+	}
+	if b.has("prompt_embeds") {
+		err = errors.Join(err, errors.New("prompt_embeds are no text"))
+	}
+	return in, err
+}
+
+// readTokens has the engine spell a prompt of token ids.
+func (w *Worker) readTokens(ctx context.Context, in *input, raw json.RawMessage) error {
+	in.ids = true
+	lists := [][]int{nil}
+	if json.Unmarshal(raw, &lists[0]) != nil {
+		in.many = true
+		_ = json.Unmarshal(raw, &lists) // checkPrompt has looked at it
+	}
+	for _, ids := range lists {
+		text, err := w.engine.Detokenize(ctx, ids)
+		if err != nil {
+			return fmt.Errorf("spell a prompt of token ids: %w", err)
+		}
+		in.parts = append(in.parts, inputText{field: "prompt", text: text})
+	}
+	return nil
+}
+
+// rewrite puts the edited texts in their places. A prompt of token ids becomes text.
+func (in *input) rewrite(r *run, b *body, rulings []Ruling) error {
+	var fields []openai.Field
+	for _, name := range moderatedFields {
+		var raw []byte
+		done, edited := 0, false
+		from := b.fields[name]
+		if name == "messages" {
+			from = b.given
+		}
+		var tokens []json.RawMessage
+		for i, p := range in.parts {
+			if p.field != name {
+				continue
+			}
+			text := p.text
+			if i < len(rulings) && len(rulings[i].Edits) > 0 {
+				text, edited = string(edit(nil, []byte(text), 0, rulings[i].Edits)), true
+				raw = append(append(raw, from[done:p.from]...), quote(text)...)
+				done = p.to
+			}
+			tokens = append(tokens, quote(text))
+		}
+		switch {
+		case !edited:
+			continue
+		case name == "prompt" && in.ids && in.many:
+			raw = list(tokens)
+		case name == "prompt" && in.ids:
+			raw = tokens[0]
+		default:
+			raw = append(raw, from[done:]...)
+		}
+		if name == "messages" {
+			if err := b.regive(r, raw); err != nil {
+				return err
+			}
+			continue
+		}
+		fields = append(fields, openai.Field{Name: name, Value: raw})
+	}
+	if len(fields) == 0 {
+		return nil
+	}
+	raw, err := openai.Splice(b.raw, fields...)
+	if err != nil {
+		return schemas.Errorf(schemas.CodeInvalidRequest, "body: %v", err).WithParam("body")
+	}
+	b.raw = raw
+	for _, f := range fields {
+		b.fields[f.Name] = f.Value
+		if f.Name == b.promptField {
+			b.promptTokens, b.promptExact = len(f.Value), false
+		}
+	}
+	return nil
+}
+
+// regive gives a chat other messages, and folds them where the model's prompt format asks for it.
+func (b *body) regive(r *run, given []byte) error {
+	var messages []json.RawMessage
+	_ = json.Unmarshal(given, &messages) // it is what was given, with other texts
+	raw, value, _, err := b.with(r, messages)
+	if err != nil {
+		return err
+	}
+	b.given, b.raw, b.fields["messages"] = given, raw, value
+	b.promptTokens = len(value)
+	return nil
+}
+
+// dropAlternatives asks for log probabilities of the tokens that were taken alone: others would be told
+// with a token, and be in no text that is checked.
+func (r *run) dropAlternatives(b *body) error {
+	name := "logprobs" // of completions it is their number
+	if b.promptField == "messages" {
+		name = "top_logprobs"
+	}
+	if v := string(b.fields[name]); v == "" || v == "null" || v == "0" {
+		return nil
+	}
+	raw, err := openai.Splice(b.raw, openai.Field{Name: name, Value: []byte("0")})
+	if err != nil {
+		return schemas.Errorf(schemas.CodeInvalidRequest, "body: %v", err).WithParam("body")
+	}
+	b.raw, b.fields[name] = raw, json.RawMessage("0")
+	r.said = sentences(r.said, fmt.Sprintf("moderation policy %s leaves out alternatives to tokens, %s is 0", r.policy.Name(), name))
+	return nil
+}
+
+// stopRunes is how many runes the text of a reply may be behind its tokens: an engine holds back what
+// may be the beginning of a stop string.
+func (b *body) stopRunes() int {
+	var one string
+	var many []string
+	if json.Unmarshal(b.fields["stop"], &one) == nil {
+		many = []string{one}
+	} else {
+		_ = json.Unmarshal(b.fields["stop"], &many) // checkStop has looked at it
+	}
+	most := 0
+	for _, s := range many {
+		most = max(most, utf8.RuneCountInString(s)-1)
+	}
+	return most
+}
+
+// eachString calls visit for every string in a valid JSON value that is not the name of a member: with
+// the name of the member that it is in, and its place.
+func eachString(raw []byte, visit func(key string, from, to int)) {
+	type frame struct {
+		object, name bool // in an object; the next string is a name
+		key          string
+	}
+	var stack []frame
+	top := frame{}
+	for i := 0; i < len(raw); i++ {
+		switch raw[i] {
+		case '{', '[':
+			stack = append(stack, top)
+			top = frame{object: raw[i] == '{', name: raw[i] == '{', key: top.key}
+		case '}', ']':
+			top = stack[len(stack)-1]
+			stack = stack[:len(stack)-1]
+		case ',':
+			top.name = top.object
+		case '"':
+			from := i
+			for i++; raw[i] != '"'; i++ {
+				if raw[i] == '\\' {
+					i++
+				}
+			}
+			if !top.name {
+				visit(top.key, from, i+1)
+				continue
+			}
+			top.name, top.key = false, ""
+			_ = json.Unmarshal(raw[from:i+1], &top.key) // it is a string
+		}
+	}
+}
+
+// edit appends text, which begins at an offset, with the edits applied to it. What they put in stands
+// where they begin.
+func edit(dst, text []byte, at int, edits []Edit) []byte {
+	pos, end := at, at+len(text)
+	for _, e := range edits {
+		if e.To <= pos || e.From >= end {
+			continue
+		}
+		if e.From >= at {
+			dst = append(append(dst, text[pos-at:e.From-at]...), e.Text...)
+		}
+		pos = min(e.To, end)
+	}
+	return append(dst, text[pos-at:]...)
+}
