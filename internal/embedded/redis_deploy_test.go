@@ -13,7 +13,7 @@ import (
 // A redis-server takes the configuration in deploy/, and is then what conversations need.
 func TestDeployedRedisConfiguration(t *testing.T) {
 	t.Parallel()
-	dir, err := os.MkdirTemp("", "hxp-redis-") // a socket's path has a bound
+	dir, err := os.MkdirTemp("", "hxp-redis-") //nolint:usetesting // a socket's path has a bound
 	if err != nil {
 		t.Fatal(err)
 	}
