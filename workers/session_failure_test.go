@@ -361,6 +361,7 @@ func TestInterruptedTurnGoesOn(t *testing.T) {
 	sim, engine := simulate(t, vllmsim.Config{LogPrompts: true})
 	c.run(engine, c.config(workers.Sessions{}))
 	one := c.turn(schemas.Session{ID: "s"}, "a")
+	c.settled(0) // and its last event is out
 	if err := sim.InjectFault(vllmsim.Fault{Kind: vllmsim.EOF, AfterTokens: 12}); err != nil {
 		t.Fatal(err)
 	}
