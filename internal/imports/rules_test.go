@@ -32,6 +32,7 @@ var rules = []rule{
 	{pkg: "internal/vllmsim", imports: []string{"internal/sse"}},
 
 	{pkg: "producer", imports: []string{"internal/queue", "schemas", "schemas/openai"}},
+	{pkg: "producer/batch", imports: []string{"internal/queue", "producer", "schemas"}},
 	{pkg: "workers", imports: []string{"conversation", "internal/queue", "schemas", "schemas/openai"}, tests: []string{"workers/moderation", "workers/vllm"}},
 	{pkg: "workers/moderation", imports: []string{"workers"}},
 	{pkg: "workers/vllm", imports: []string{"internal/sse", "schemas", "schemas/openai", "workers"}},
@@ -42,11 +43,12 @@ var rules = []rule{
 	{pkg: "loadtest/realvllm", tests: []string{"conversation", "internal/sse", "producer", "workers", "workers/vllm"}},
 
 	{pkg: "cmd/internal/app", imports: []string{
-		"conversation", "internal/embedded", "internal/queue", "internal/vllmsim", "producer", "schemas", "schemas/openai", "workers",
+		"conversation", "internal/embedded", "internal/queue", "internal/vllmsim", "producer", "producer/batch", "schemas", "schemas/openai",
+		"workers",
 		"workers/moderation", "workers/vllm",
 	}},
 	{pkg: "cmd/internal/prompt"},
-	{pkg: "cmd/hxp", imports: []string{"cmd/internal/app", "cmd/internal/prompt", "conversation", "internal/queue", "producer", "schemas"}},
+	{pkg: "cmd/hxp", imports: []string{"cmd/internal/app", "cmd/internal/prompt", "conversation", "internal/queue", "producer", "producer/batch", "schemas"}},
 }
 
 // forTests is what the tests of any package may import besides the package itself and what it may

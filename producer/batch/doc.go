@@ -1,0 +1,2 @@
+// Package batch is offline generation.
+package batch

@@ -1,0 +1,66 @@
+package batch
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+)
+
+// ErrLocked says that another process writes the output.
+var ErrLocked = errors.New("another run writes this output")
+
+// ErrNotEmpty says that an output has something in it that is no earlier part of this run.
+var ErrNotEmpty = errors.New("the output has something in it, and no journal of an unfinished run is beside it")
+
+// files is the sink of a run: its output and its error file. A record is one write, so that a
+// writer that is killed leaves at most one torn record, at the end.
+type files struct {
+	out, errs io.Writer
+	closers   []*os.File
+}
+
+func (f *files) put(line []byte, failed bool) error {
+	w := f.out
+	if failed {
+		w = f.errs
+	}
+	_, err := w.Write(line)
+	return err
+}
+
+// full is never set: put has written when it returns.
+func (f *files) full() bool { return false }
+
+// close has the disk store what was written.
+func (f *files) close(context.Context) error {
+	var errs []error
+	for _, c := range f.closers {
+		errs = append(errs, c.Sync(), c.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// compact rewrites a file of records without the failures of earlier rounds, as nothing else of them counts any more.
+func compact(path string, round int) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	in, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	return replaceFile(path, func(w io.Writer) error {
+		_, err := scanRecords(f, func(m mark, start, size int64) error {
+			if m.failed && m.round < round {
+				return nil
+			}
+			_, err := io.Copy(w, io.NewSectionReader(in, start, size))
+			return err
+		})
+		return err
+	})
+}
