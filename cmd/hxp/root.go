@@ -90,7 +90,7 @@ Secrets are never arguments: NATS_USER and NATS_PASSWORD, or a file with --creds
 		c.upCommand(), c.workerCommand(), c.simCommand(),
 		c.runCommand(), c.chatCommand(), c.sessionCommand(),
 		c.submitCommand(), c.watchCommand(), c.getCommand(), c.cancelCommand(),
-		c.deadCommand(), c.queueCommand(), c.workersCommand(), c.doctorCommand(),
+		c.deadCommand(), c.batchCommand(), c.queueCommand(), c.workersCommand(), c.doctorCommand(),
 		c.configCommand(), c.versionCommand(),
 	)
 	checkArguments(root)
