@@ -21,6 +21,12 @@ const (
 	LocksBucket = "hxp_locks"
 	// BodiesBucket is the object store of the bodies that are too large for a message.
 	BodiesBucket = "hxp_bodies"
+	// BatchesStream holds the records of the lines of batches: their output and error files.
+	BatchesStream = "HXP_BATCHES"
+	// BatchesBucket is the key-value bucket of the states of batches.
+	BatchesBucket = "hxp_batches"
+	// BatchFilesBucket is the object store of the inputs of batches.
+	BatchFilesBucket = "hxp_batch_files"
 )
 
 // Headers. A message is complete without them; they mirror the payload for routing and tracing.
@@ -29,6 +35,10 @@ const (
 	HeaderJobID       = "Hxp-Job-Id"
 	HeaderContentType = "Content-Type"
 	ContentTypeJSON   = "application/json"
+	// HeaderBatchFile says which file of a batch the records of a message belong to.
+	HeaderBatchFile = "Hxp-Batch-File"
+	// HeaderBatchTokens are the prompt and the generated tokens of the records of a message.
+	HeaderBatchTokens = "Hxp-Batch-Tokens"
 )
 
 const prefix = "hxp.v1."
@@ -39,7 +49,11 @@ const (
 	AllResults = prefix + "results.>"
 	AllDead    = prefix + "dead.>"
 	AllCancels = prefix + "cancel.>"
+	AllBatches = prefix + "batches.>"
 )
+
+// BatchClient is the client token of events of lines that a coordinator has submitted.
+const BatchClient = "batches"
 
 // NoClient is the client token of events whose job named no client of its own.
 const NoClient = "none"
@@ -140,6 +154,15 @@ func CancelKey(tenant, job string) string { return tenant + "." + job }
 // BodyName is the name of a job's body in [BodiesBucket]. It is made of the tenant and the id alone,
 // never of what a payload says, so that a job can only refer to its own tenant's bodies.
 func BodyName(tenant, job string) string { return tenant + "." + job }
+
+// BatchSubject is where the records of a batch's lines are stored.
+func BatchSubject(tenant, batch string) string { return prefix + "batches." + tenant + "." + batch }
+
+// BatchKey is the key of a batch's state in [BatchesBucket].
+func BatchKey(tenant, batch string) string { return tenant + "." + batch }
+
+// BatchInputName is the name of a batch's input in [BatchFilesBucket].
+func BatchInputName(tenant, batch string) string { return tenant + "." + batch }
 
 // DrainSubject is where a worker is asked to stop pulling and finish.
 func DrainSubject(worker string) string { return prefix + "workers." + worker + ".drain" }

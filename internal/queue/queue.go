@@ -53,6 +53,11 @@ type Config struct {
 	// may wait in the queue, or be replayed from the dead letters. At least 24 hours. Defaults to 14
 	// days, or to DeadMaxAge if that is longer.
 	BodiesMaxAge time.Duration
+	// MaxBatchesBytes bounds the inputs of batches, and once more the records of their lines. Both are
+	// kept on file whatever Storage says. Defaults to 512 MiB.
+	MaxBatchesBytes int64
+	// BatchesMaxAge is how long a batch and its files are kept. Defaults to 30 days.
+	BatchesMaxAge time.Duration
 }
 
 func (c Config) withDefaults() Config {
@@ -73,6 +78,8 @@ func (c Config) withDefaults() Config {
 	c.LockTTL = cmp.Or(c.LockTTL, 10*time.Second)
 	c.MaxBodiesBytes = cmp.Or(c.MaxBodiesBytes, 4<<30)
 	c.BodiesMaxAge = cmp.Or(c.BodiesMaxAge, max(14*24*time.Hour, c.DeadMaxAge))
+	c.MaxBatchesBytes = cmp.Or(c.MaxBatchesBytes, 512<<20)
+	c.BatchesMaxAge = cmp.Or(c.BatchesMaxAge, 30*24*time.Hour)
 	return c
 }
 
@@ -99,7 +106,7 @@ func (c Config) validate() error {
 		value int64
 	}{
 		{"MaxJobs", c.MaxJobs}, {"MaxBytes", c.MaxBytes}, {"MaxJobsPerTenant", c.MaxJobsPerTenant}, {"MaxJobBytes", int64(c.MaxJobBytes)},
-		{"EventsMaxBytes", c.EventsMaxBytes}, {"ResultsMaxBytes", c.ResultsMaxBytes}, {"MaxBodiesBytes", c.MaxBodiesBytes},
+		{"EventsMaxBytes", c.EventsMaxBytes}, {"ResultsMaxBytes", c.ResultsMaxBytes}, {"MaxBodiesBytes", c.MaxBodiesBytes}, {"MaxBatchesBytes", c.MaxBatchesBytes},
 	} {
 		if f.value < 1 {
 			fault(f.name, "is %d; want at least 1", f.value)
@@ -110,7 +117,7 @@ func (c Config) validate() error {
 		value time.Duration
 	}{
 		{"DuplicateWindow", c.DuplicateWindow}, {"Lease", c.Lease}, {"EventsMaxAge", c.EventsMaxAge}, {"ResultsMaxAge", c.ResultsMaxAge},
-		{"DeadMaxAge", c.DeadMaxAge}, {"WorkerTTL", c.WorkerTTL}, {"CancelTTL", c.CancelTTL}, {"LockTTL", c.LockTTL},
+		{"DeadMaxAge", c.DeadMaxAge}, {"WorkerTTL", c.WorkerTTL}, {"CancelTTL", c.CancelTTL}, {"LockTTL", c.LockTTL}, {"BatchesMaxAge", c.BatchesMaxAge},
 	} {
 		if f.value < minDuration {
 			fault(f.name, "is %s; want at least %s", f.value, minDuration)
@@ -129,18 +136,20 @@ func (c Config) Fit(models int, store int64) Config {
 	c = c.withDefaults()
 	const floor = 1 << 20
 	bodiesFloor := min(c.MaxBodiesBytes, 64<<20) // less would not hold a few of the largest
+	batchesFloor := min(c.MaxBatchesBytes, 4<<20)
 	for c.reserved(models) > store && min(c.MaxBytes, c.EventsMaxBytes, c.ResultsMaxBytes) > floor {
 		c.MaxBytes /= 2
 		c.EventsMaxBytes /= 2
 		c.ResultsMaxBytes /= 2
 		c.MaxBodiesBytes = max(c.MaxBodiesBytes/2, bodiesFloor)
+		c.MaxBatchesBytes = max(c.MaxBatchesBytes/2, batchesFloor)
 	}
 	return c
 }
 
 // reserved is how many bytes the broker sets aside for the streams of so many models.
 func (c Config) reserved(models int) int64 {
-	return int64(models)*c.MaxBytes + c.EventsMaxBytes + c.ResultsMaxBytes + c.MaxBodiesBytes
+	return int64(models)*c.MaxBytes + c.EventsMaxBytes + c.ResultsMaxBytes + c.MaxBodiesBytes + 2*c.MaxBatchesBytes
 }
 
 // Difference is a setting of an existing stream, consumer or bucket that is not as configured.

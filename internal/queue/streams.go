@@ -176,7 +176,7 @@ type setup struct {
 }
 
 func (s *setup) all(ctx context.Context, models []string, level int) error {
-	for _, want := range shared(s.cfg, level) {
+	for _, want := range append(shared(s.cfg, level), batchStreams(s.cfg)...) {
 		if err := s.stream(ctx, want); err != nil {
 			return err
 		}
@@ -253,7 +253,7 @@ func (s *setup) explain(err error, want jetstream.StreamConfig) error {
 	switch apiError(err).ErrorCode {
 	case codeStorageLimit, codeMemoryLimit, codeResources, codeAccountLimits:
 		return fmt.Errorf("the server does not have the room that is to be set aside: %s for this stream, %s for %d models in all "+
-			"(MaxBytes, EventsMaxBytes, ResultsMaxBytes, MaxBodiesBytes); lower these or give JetStream a larger store: %w",
+			"(MaxBytes, EventsMaxBytes, ResultsMaxBytes, MaxBodiesBytes, MaxBatchesBytes); lower these or give JetStream a larger store: %w",
 			bytesText(want.MaxBytes), bytesText(s.cfg.reserved(s.models)), s.models, err)
 	case codeSubjectsTaken:
 		return fmt.Errorf("another stream already takes %s: %w", strings.Join(want.Subjects, ", "), err)

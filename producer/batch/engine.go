@@ -43,7 +43,7 @@ type engine struct {
 	tracker *tracker
 
 	joins   chan *work
-	stops   chan stopRequest
+	orders  chan func(context.Context)
 	windows chan *window
 	submit  chan *pending
 	sent    chan submission
@@ -79,7 +79,7 @@ func newEngine(js jetstream.JetStream, cfg engineConfig) *engine {
 	cfg.burst = cmp.Or(cfg.burst, 1<<16)
 	e := &engine{
 		js: js, cfg: cfg, shares: newShares(cfg.weight, cfg.burst),
-		joins: make(chan *work), stops: make(chan stopRequest), windows: make(chan *window),
+		joins: make(chan *work), orders: make(chan func(context.Context)), windows: make(chan *window),
 		submit: make(chan *pending, submitters), sent: make(chan submission, submitters), changed: make(chan struct{}, 1),
 		works: make(map[*work]bool), outstanding: make(map[string]int), blocked: make(map[string]time.Time),
 		over: make(chan struct{}), troubles: make(map[string]error),
@@ -128,9 +128,22 @@ func (e *engine) add(ctx context.Context, w *work) bool {
 
 // halt asks for a batch to be stopped.
 func (e *engine) halt(ctx context.Context, r stopRequest) {
+	e.order(ctx, r.w, func(ctx context.Context) { e.halting(ctx, r) })
+}
+
+// prioritize orders a batch anew among those of its tenant.
+func (e *engine) prioritize(ctx context.Context, w *work, priority int) {
+	e.order(ctx, w, func(context.Context) {
+		w.priority = priority
+		e.shares.sort(w.tenant)
+	})
+}
+
+// order has the loop do something about a batch, unless the batch is over.
+func (e *engine) order(ctx context.Context, w *work, do func(context.Context)) {
 	select {
-	case e.stops <- r:
-	case <-r.w.done:
+	case e.orders <- do:
+	case <-w.done:
 	case <-e.over:
 	case <-ctx.Done():
 	}
@@ -179,8 +192,8 @@ func (e *engine) loop(ctx context.Context) {
 			return
 		case w := <-e.joins:
 			e.join(ctx, w)
-		case r := <-e.stops:
-			e.halting(ctx, r)
+		case do := <-e.orders:
+			do(ctx)
 		case win := <-e.windows:
 			e.take(win)
 			e.settle(ctx, win.w)
@@ -266,9 +279,7 @@ func (e *engine) hand(ctx context.Context) {
 			ID: p.x.job, Model: p.x.model, Class: schemas.Batch, Endpoint: p.x.endpoint, Body: p.x.body,
 			Metadata: map[string]string{"batch": p.w.batch, "custom_id": p.x.customID},
 		}
-		if p.w.deadline > 0 {
-			job.Deadline = time.Unix(p.w.deadline, 0).UTC()
-		}
+		job.Deadline = p.w.deadline
 		_, err := p.w.client.Enqueue(ctx, job)
 		select {
 		case e.sent <- submission{p, err}:
@@ -353,6 +364,7 @@ func (e *engine) answer(o outcome) {
 	if w.stopping != nil && o.r.Status == schemas.StatusCancelled {
 		r, err = unanswered(w.tag, w.round, x.line, x.customID, w.stopping.code, w.stopping.why), nil
 	}
+	w.expired = w.expired || o.r.Status == schemas.StatusExpired
 	e.record(w, x.line, r, err)
 }
 

@@ -20,9 +20,9 @@ type files struct {
 	closers   []*os.File
 }
 
-func (f *files) put(line []byte, failed bool) error {
+func (f *files) put(line []byte, r *record) error {
 	w := f.out
-	if failed {
+	if r.failed() {
 		w = f.errs
 	}
 	_, err := w.Write(line)

@@ -53,6 +53,13 @@ func (s *shares) join(w *work) {
 	t.sort()
 }
 
+// sort orders a tenant's batches anew.
+func (s *shares) sort(tenant string) {
+	if t := s.tenants[tenant]; t != nil {
+		t.sort()
+	}
+}
+
 func (t *share) sort() {
 	slices.SortStableFunc(t.works, func(a, b *work) int {
 		return cmp.Or(cmp.Compare(b.priority, a.priority), cmp.Compare(a.order, b.order), cmp.Compare(a.batch, b.batch))

@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/hxp-enterprise/hxp/producer"
 	"github.com/hxp-enterprise/hxp/schemas"
@@ -14,7 +15,7 @@ import (
 // sink takes the records of a batch. The engine's loop calls it, one call at a time.
 type sink interface {
 	// put takes one record, as a line with its end. An error ends the batch.
-	put(line []byte, failed bool) error
+	put(line []byte, r *record) error
 	// full asks for no more lines to be admitted until what was put is written.
 	full() bool
 	// close writes what is left, and returns when it is stored.
@@ -27,8 +28,8 @@ type work struct {
 	tenant   string
 	round    int
 	priority int
-	order    int64 // when the batch was created
-	deadline int64 // in Unix seconds; 0 is none
+	order    int64     // when the batch was created
+	deadline time.Time // none if zero
 	rules    Rules
 	client   *producer.Client
 
@@ -52,6 +53,7 @@ type work struct {
 	ended       bool // the input has been read
 	recorded    bitmap
 	stopping    *stopping
+	expired     bool // a line's deadline has passed
 	err         error
 	closing     bool
 
@@ -159,7 +161,7 @@ func (w *work) record(line int64, r *record) error {
 	if err != nil {
 		return err
 	}
-	if err := w.sink.put(data, r.failed()); err != nil {
+	if err := w.sink.put(data, r); err != nil {
 		return fmt.Errorf("write the record of line %d: %w", line, err)
 	}
 	w.progress.update(func(p *Progress) {
