@@ -31,7 +31,10 @@ failed, 1 if all did.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(c.batchValidateCommand(), c.batchRunCommand())
+	cmd.AddCommand(
+		c.batchValidateCommand(), c.batchRunCommand(), c.batchSubmitCommand(), c.batchListCommand(), c.batchShowCommand(),
+		c.batchWatchCommand(), c.batchResultsCommand(), c.batchRetryCommand(), c.batchCancelCommand(), c.batchPriorityCommand(),
+	)
 	return cmd
 }
 

@@ -10,12 +10,19 @@ import (
 	"io/fs"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/hxp-enterprise/hxp/internal/embedded"
+	"github.com/hxp-enterprise/hxp/internal/queue"
 	"github.com/hxp-enterprise/hxp/internal/vllmsim"
+	"github.com/hxp-enterprise/hxp/producer/batch"
 	"github.com/hxp-enterprise/hxp/schemas"
 )
 
@@ -244,4 +251,85 @@ func generated(t *testing.T, c *cluster) (n int) {
 		}
 	}
 	return n
+}
+
+// TestE2ESubmittedBatchOutlivesEveryWorker kills the processes that work on a batch, coordinators and workers in one, again
+// and again. The broker and the engine live.
+func TestE2ESubmittedBatchOutlivesEveryWorker(t *testing.T) {
+	t.Parallel()
+	const n, kills = 1500, 5
+	broker, err := embedded.StartNATS(embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(broker.Close)
+	nc, err := nats.Connect(broker.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Another coordinator takes over when the lock of one that was killed has expired.
+	if _, err := queue.Ensure(t.Context(), js, []string{"phi3"}, queue.Config{LockTTL: time.Second}); err != nil {
+		t.Fatal(err)
+	}
+	engine := begin(t, "sim", "phi3", "--listen", "127.0.0.1:0", "--ttft", "1ms", "--itl", "2ms")
+	work := func() *exec.Cmd {
+		cmd, stderr := process(t, "worker", "--model", "phi3", "--server", broker.URL(), "--engine", engine.Engines["phi3"], "--listen", "127.0.0.1:0", "--log-level", "warn")
+		go func() { _, _ = stderr.WriteTo(&safe{}) }() // until the process ends
+		return cmd
+	}
+	workers := []*exec.Cmd{work(), work()}
+	batches, err := batch.NewClient(js, "default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	for i := range n {
+		b.WriteString(batchLine(t, fmt.Sprint("line-", i), "phi3", fmt.Sprint("Count to ", i), 12))
+	}
+	state, err := batches.Submit(t.Context(), strings.NewReader(b.String()), batch.Submission{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := func() int64 {
+		var n int64
+		for _, err := range batches.Output(t.Context(), state.ID) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			n++
+		}
+		return n
+	}
+	for i := range kills {
+		for done() < int64((i+1)*n/(kills+3)) {
+			if t.Context().Err() != nil {
+				t.Fatal("the batch does not get on")
+			}
+			<-time.After(5 * time.Millisecond)
+		}
+		victim := i % 2
+		if err := workers[victim].Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = workers[victim].Wait()
+		workers[victim] = work()
+	}
+	end, err := batches.Watch(t.Context(), state.ID, func(*schemas.BatchState) {})
+	if err != nil || end.Status != schemas.BatchCompleted || end.RequestCounts != (schemas.BatchCounts{Total: n, Completed: n}) {
+		t.Errorf("batch = %+v, %v", end, err)
+	}
+	path := filepath.Join(t.TempDir(), "out.jsonl")
+	command(t.Context(), "", "batch", "results", state.ID, "-o", path, "--server", broker.URL()).must(t, exitOK)
+	if got := batchRecords(t, path); len(got) != n {
+		t.Errorf("%d custom_ids, want %d", len(got), n)
+	}
+	for _, w := range workers {
+		_ = w.Process.Kill()
+		_ = w.Wait()
+	}
 }

@@ -14,12 +14,12 @@ import (
 func (c *cli) queueCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "queue",
-		Short:   "Show the queues, and set them up as configured",
+		Short:   "Show, pause and set up the queues",
 		Example: `  hxp queue ls`,
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(c.queueListCommand(), c.queueApplyCommand())
+	cmd.AddCommand(c.queueListCommand(), c.queueApplyCommand(), c.queuePauseCommand(), c.queueResumeCommand())
 	return cmd
 }
 
@@ -64,7 +64,13 @@ func age(since time.Time) string {
 	return time.Since(since).Round(time.Second).String()
 }
 
+// longPause is a pause that is to be ended by hand.
+const longPause = 10 * 365 * 24 * time.Hour
+
 func delivery(s queue.ClassStats) string {
+	if s.Paused && s.PauseRemaining > longPause {
+		return "paused"
+	}
 	if s.Paused {
 		return fmt.Sprintf("paused for %s", s.PauseRemaining.Round(time.Second))
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hxp-enterprise/hxp/conversation"
 	"github.com/hxp-enterprise/hxp/internal/queue"
+	"github.com/hxp-enterprise/hxp/producer/batch"
 	"github.com/hxp-enterprise/hxp/workers"
 )
 
@@ -76,12 +77,13 @@ func logger(cfg *Config, w io.Writer) (zerolog.Logger, *logLevel) {
 	return zerolog.New(console).Level(zerolog.TraceLevel).Sample(level).With().Timestamp().Logger(), level
 }
 
-// crew is the workers of a process and the janitor they share. They start together and drain together.
+// crew is the workers of a process, and the janitor and the coordinator of batches that they share. They start together and drain together.
 type crew struct {
 	models  []string
 	workers []*workers.Worker // of each model
 	engines []workers.Engine  // of each model
 	janitor *workers.Janitor
+	batches *batch.Coordinator
 	cancel  context.CancelFunc
 	running sync.WaitGroup
 	mu      sync.Mutex
@@ -111,16 +113,23 @@ func (c *crew) hireJanitor(conn *Connection, log zerolog.Logger, reg *prometheus
 	return err
 }
 
-// start runs the workers and the janitor. ended hears of each that has ended, with its error or with nil if it was asked to.
+// hireCoordinator makes the one coordinator of batches of the process.
+func (c *crew) hireCoordinator(conn *Connection, cfg *Config, log zerolog.Logger, reg *prometheus.Registry) (err error) {
+	c.batches, err = batch.NewCoordinator(conn.JS, batch.CoordinatorConfig{MaxBody: int(cfg.Queue.MaxBodyBytes), Logger: log, Registry: reg})
+	return err
+}
+
+// start runs the workers, the janitor and the coordinator. ended hears of each that has ended, with its error or with nil if it was asked to.
 func (c *crew) start(ctx context.Context, ended func(*workers.Worker, error)) {
 	ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	for _, w := range c.workers {
 		c.running.Go(func() { ended(w, w.Run(ctx)) })
 	}
 	c.running.Go(func() { c.note(c.janitor.Run(ctx)) })
+	c.running.Go(func() { c.note(c.batches.Run(ctx)) })
 }
 
-// stop drains the workers, stops the janitor and waits for the last.
+// stop drains the workers, stops the others and waits for the last.
 func (c *crew) stop() error {
 	c.cancel()
 	c.running.Wait()

@@ -270,6 +270,9 @@ func (u *up) startMonitor(ctx context.Context) error {
 	if err := u.crew.hireJanitor(u.conn, u.log, reg); err != nil {
 		return err
 	}
+	if err := u.crew.hireCoordinator(u.conn, u.cfg, u.log, reg); err != nil {
+		return err
+	}
 	l, err := listen(ctx, u.address(u.cfg.HTTP.Listen), "http.listen")
 	if err != nil {
 		return err

@@ -43,7 +43,7 @@ type Running struct {
 	Workers map[string]string `json:"workers"`
 }
 
-// Worker runs one worker beside one engine, and a janitor, until ctx ends, and then drains it.
+// Worker runs one worker beside one engine, a janitor and a coordinator of batches, until ctx ends, and then drains it.
 func Worker(ctx context.Context, cfg *Config, o WorkerOptions) (err error) {
 	if _, ok := cfg.Models[o.Model]; !ok {
 		return UnknownModel(cfg, o.Model)
@@ -104,6 +104,9 @@ func Worker(ctx context.Context, cfg *Config, o WorkerOptions) (err error) {
 	err = c.hire(conn, cfg, o.Model, where, h, process{log, reg, o.Stderr}, cfg.workerConfig(o.Model, o.ID, log, reg, leases.NC, kept.store))
 	if err == nil {
 		err = c.hireJanitor(conn, log, reg)
+	}
+	if err == nil {
+		err = c.hireCoordinator(conn, cfg, log, reg)
 	}
 	if err != nil {
 		return errors.Join(err, l.Close())
