@@ -24,10 +24,3 @@ func (b *bitmap) add(line int64) bool {
 	b.n++
 	return true
 }
-
-func (b *bitmap) remove(line int64) {
-	if b.has(line) {
-		b.words[line>>6] &^= 1 << (line & 63)
-		b.n--
-	}
-}

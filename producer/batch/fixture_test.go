@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -43,6 +44,7 @@ type rig struct {
 func small() queue.Config {
 	return queue.Config{
 		Storage: jetstream.MemoryStorage, MaxBytes: 16 << 20, EventsMaxBytes: 64 << 20, ResultsMaxBytes: 64 << 20, MaxBodiesBytes: 64 << 20,
+		Lease: patience, // workers here hold jobs for as long as a test wants
 	}
 }
 
@@ -91,8 +93,9 @@ type crew struct {
 	r      *rig
 	silent atomic.Bool // stores Results and announces nothing
 	mu     sync.Mutex
-	ran    map[string]int      // jobs that were run, by id
-	of     map[string][]string // their prompts by tenant, in order
+	ran    map[string]int // jobs that were run, by id
+	order  []string       // their tenants, as they were begun
+	asked  []string       // their prompts, likewise
 }
 
 // answer is how a job ends; a nil error is a completion.
@@ -103,7 +106,7 @@ func echo(*schemas.Job) *schemas.Error { return nil }
 // work serves both models with slots at a time until the test ends.
 func (r *rig) work(slots int, end answer) *crew {
 	r.t.Helper()
-	c := &crew{r: r, ran: make(map[string]int), of: make(map[string][]string)}
+	c := &crew{r: r, ran: make(map[string]int)}
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	var stops []func()
@@ -113,7 +116,7 @@ func (r *rig) work(slots int, end answer) *crew {
 			r.t.Fatal(err)
 		}
 		free := make(chan struct{}, slots)
-		messages, err := consumers[schemas.Batch].Messages(jetstream.PullMaxMessages(slots))
+		messages, err := consumers[schemas.Batch].Messages(jetstream.PullMaxMessages(slots), jetstream.PullExpiry(time.Second), jetstream.PullHeartbeat(500*time.Millisecond))
 		if err != nil {
 			r.t.Fatal(err)
 		}
@@ -161,7 +164,7 @@ func (c *crew) run(ctx context.Context, msg jetstream.Msg, end answer) {
 	}
 	c.mu.Lock()
 	c.ran[job.ID]++
-	c.of[job.Tenant] = append(c.of[job.Tenant], prompt(job.Body))
+	c.order, c.asked = append(c.order, job.Tenant), append(c.asked, prompt(job.Body))
 	c.mu.Unlock()
 	r := &schemas.Result{
 		ID: job.ID, Model: job.Model, Class: job.Class, Tenant: job.Tenant, Endpoint: job.Endpoint, Status: schemas.StatusCompleted,
@@ -169,6 +172,12 @@ func (c *crew) run(ctx context.Context, msg jetstream.Msg, end answer) {
 	}
 	if r.Error = end(job); r.Error != nil {
 		r.Status = schemas.StatusFailed
+		switch r.Error.Code {
+		case schemas.CodeDeadlineExceeded:
+			r.Status = schemas.StatusExpired
+		case schemas.CodeCancelled:
+			r.Status = schemas.StatusCancelled
+		}
 	} else {
 		r.Text = "re: " + prompt(job.Body)
 		r.Choices = fmt.Appendf(nil, `[{"index":0,"message":{"role":"assistant","content":%q},"finish_reason":"stop"}]`, r.Text)
@@ -186,6 +195,13 @@ func (c *crew) run(ctx context.Context, msg jetstream.Msg, end answer) {
 		}
 	}
 	_ = msg.Ack()
+}
+
+// begun are the tenants of the jobs in the order in which they were begun, and their prompts.
+func (c *crew) begun() (tenants, prompts []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.order), slices.Clone(c.asked)
 }
 
 // most is how often the job was run that was run most often, and how many there were.

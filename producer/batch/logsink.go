@@ -146,7 +146,7 @@ func (s *logSink) store(p queue.BatchPart) error {
 				s.mu.Unlock()
 				break
 			}
-			if errors.Is(err, queue.ErrBatchChanged) || s.ctx.Err() != nil {
+			if errors.Is(err, queue.ErrBatchChanged) || s.ctx.Err() != nil || s.js.Conn().IsClosed() {
 				return err
 			}
 			s.fault(err)

@@ -22,7 +22,7 @@ type Summary struct {
 	SHA256 string `json:"sha256"`
 	// Endpoint is the one that the valid lines are for.
 	Endpoint schemas.Endpoint `json:"endpoint,omitempty"`
-	// Models are the valid lines by model.
+	// Models are the lines without a fault of their own, by model.
 	Models map[string]int64 `json:"models"`
 
 	// repeated are the lines whose custom_id an earlier line has.
