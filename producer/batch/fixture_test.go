@@ -116,7 +116,7 @@ func (r *rig) work(slots int, end answer) *crew {
 			r.t.Fatal(err)
 		}
 		free := make(chan struct{}, slots)
-		messages, err := consumers[schemas.Batch].Messages(jetstream.PullMaxMessages(slots), jetstream.PullExpiry(time.Second), jetstream.PullHeartbeat(500*time.Millisecond))
+		messages, err := consumers[schemas.Batch].Messages(jetstream.PullMaxMessages(max(slots, 8)), jetstream.PullExpiry(time.Second), jetstream.PullHeartbeat(500*time.Millisecond))
 		if err != nil {
 			r.t.Fatal(err)
 		}

@@ -60,10 +60,7 @@ func readJournal(path string) (*journal, error) {
 }
 
 func (j *journal) write(path string) error {
-	data, err := json.MarshalIndent(j, "", "  ")
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
+	data, _ := json.MarshalIndent(j, "", "  ") // texts, numbers and present times
 	return replaceFile(path, func(w io.Writer) error {
 		_, err := w.Write(append(data, '\n'))
 		return err

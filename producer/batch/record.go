@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
-	"fmt"
 	"net/http"
-	"strings"
 
 	"github.com/hxp-enterprise/hxp/schemas"
 )
@@ -44,14 +42,12 @@ type recordError struct {
 func (r *record) failed() bool { return r.Response == nil || r.Response.StatusCode != http.StatusOK }
 
 // encode returns the record as a line, with its end.
-func (r *record) encode() ([]byte, error) {
+func (r *record) encode() []byte {
 	var buf bytes.Buffer
 	e := json.NewEncoder(&buf)
 	e.SetEscapeHTML(false)
-	if err := e.Encode(r); err != nil {
-		return nil, fmt.Errorf("record %s: %w", r.ID, err)
-	}
-	return buf.Bytes(), nil
+	_ = e.Encode(r) // texts, numbers, and a body that was encoded before
+	return buf.Bytes()
 }
 
 // refusal is the record of a line that was never submitted.
@@ -72,12 +68,12 @@ func unanswered(tag string, round int, line int64, customID string, code schemas
 }
 
 // answered is the record of a line whose job has ended.
-func answered(tag string, round int, line int64, customID string, r *schemas.Result) (*record, error) {
+func answered(tag string, round int, line int64, customID string, r *schemas.Result) *record {
 	switch r.Status {
 	case schemas.StatusExpired:
-		return unanswered(tag, round, line, customID, CodeExpired, because(r.Error, "the line was not answered before the batch expired")), nil
+		return unanswered(tag, round, line, customID, CodeExpired, because(r.Error, "the line was not answered before the batch expired"))
 	case schemas.StatusCancelled:
-		return unanswered(tag, round, line, customID, CodeCancelled, because(r.Error, "the line was cancelled")), nil
+		return unanswered(tag, round, line, customID, CodeCancelled, because(r.Error, "the line was cancelled"))
 	case schemas.StatusCompleted:
 	default:
 		return rejected(tag, round, line, customID, r.ID, r.Error)
@@ -86,7 +82,7 @@ func answered(tag string, round int, line int64, customID string, r *schemas.Res
 	if r.Endpoint == schemas.Completions {
 		object, prefix = "text_completion", "cmpl-"
 	}
-	body, err := json.Marshal(struct {
+	body, _ := json.Marshal(struct { // of texts, numbers, and choices that were decoded with their Result
 		ID      string          `json:"id"`
 		Object  string          `json:"object"`
 		Created int64           `json:"created"`
@@ -94,9 +90,6 @@ func answered(tag string, round int, line int64, customID string, r *schemas.Res
 		Choices json.RawMessage `json:"choices"`
 		Usage   *schemas.Usage  `json:"usage,omitempty"`
 	}{prefix + r.ID, object, r.Created.Unix(), cmp.Or(r.ServedBy, r.Model), r.Choices, r.Usage})
-	if err != nil {
-		return nil, fmt.Errorf("the result of job %s: %w", r.ID, err)
-	}
 	out := &record{
 		ID: requestID(tag, line, round, false), CustomID: &customID,
 		Response: &response{http.StatusOK, r.ID, body},
@@ -104,7 +97,7 @@ func answered(tag string, round int, line int64, customID string, r *schemas.Res
 	if r.Usage != nil {
 		out.usage = *r.Usage
 	}
-	return out, nil
+	return out
 }
 
 func because(err *schemas.Error, otherwise string) string {
@@ -115,7 +108,7 @@ func because(err *schemas.Error, otherwise string) string {
 }
 
 // rejected is the record of a line whose job failed or was refused, as an HTTP edge would answer it.
-func rejected(tag string, round int, line int64, customID, job string, why *schemas.Error) (*record, error) {
+func rejected(tag string, round int, line int64, customID, job string, why *schemas.Error) *record {
 	if why == nil {
 		why = schemas.Errorf(schemas.CodeInternal, "no reason is given")
 	}
@@ -133,12 +126,9 @@ func rejected(tag string, round int, line int64, customID, job string, why *sche
 		Param   string       `json:"param,omitempty"`
 		Code    schemas.Code `json:"code"`
 	}
-	body, err := json.Marshal(map[string]wireError{"error": {strings.ToValidUTF8(why.Message, "�"), kind, why.Param, why.Code}})
-	if err != nil {
-		return nil, fmt.Errorf("the error of job %s: %w", job, err)
-	}
+	body, _ := json.Marshal(map[string]wireError{"error": {why.Message, kind, why.Param, why.Code}}) // texts
 	return &record{
 		ID: requestID(tag, line, round, true), CustomID: &customID,
 		Response: &response{status, job, body},
-	}, nil
+	}
 }

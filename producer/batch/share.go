@@ -12,7 +12,8 @@ import (
 // that comes back is at most burst behind the others, so that what it did not use while it was away does not
 // shut them out, and a few lines of it go first.
 type shares struct {
-	tenants map[string]*share
+	tenants map[string]*share // those without a batch too
+	active  []*share
 	weight  func(tenant string) float64
 	burst   float64
 	clock   float64
@@ -48,6 +49,7 @@ func (s *shares) join(w *work) {
 	}
 	if len(t.works) == 0 {
 		t.used = max(t.used, s.clock-s.burst/t.weight)
+		s.active = append(s.active, t)
 	}
 	t.works = append(t.works, w)
 	t.sort()
@@ -69,6 +71,9 @@ func (t *share) sort() {
 func (s *shares) leave(w *work) {
 	if t := s.tenants[w.tenant]; t != nil {
 		t.works = slices.DeleteFunc(t.works, func(o *work) bool { return o == w })
+		if len(t.works) == 0 {
+			s.active = slices.DeleteFunc(s.active, func(o *share) bool { return o == t })
+		}
 	}
 }
 
@@ -86,7 +91,7 @@ func (s *shares) next(room func(model string) bool) (*work, *item) {
 	var best *share
 	var from *work
 	var model string
-	for _, t := range s.tenants {
+	for _, t := range s.active {
 		if best != nil && t.used >= best.used {
 			continue
 		}

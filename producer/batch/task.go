@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 )
 
@@ -104,21 +105,23 @@ func (t *task) openOne(path string, have *os.File) (io.Writer, error) {
 		}
 		f = opened
 	}
-	t.sink.closers = append(t.sink.closers, f)
-	if t.cfg.Restart && t.fresh {
-		if err := f.Truncate(0); err != nil {
-			return nil, err
-		}
-	}
 	info, err := f.Stat()
 	if err != nil {
-		return nil, err
-	}
-	if t.fresh && info.Mode().IsRegular() && info.Size() > 0 {
-		return nil, fmt.Errorf("%s: %w: restart to overwrite it, or choose another", path, ErrNotEmpty)
+		return nil, errors.Join(err, f.Close())
 	}
 	if !info.Mode().IsRegular() {
+		t.sink.others = append(t.sink.others, f)
 		return f, nil
+	}
+	t.sink.regular = append(t.sink.regular, f)
+	switch {
+	case t.fresh && t.cfg.Restart:
+		err = f.Truncate(0)
+	case t.fresh && info.Size() > 0:
+		err = fmt.Errorf("%s: %w: restart to overwrite it, or choose another", path, ErrNotEmpty)
+	}
+	if err != nil {
+		return nil, err
 	}
 	return f, t.resume(f)
 }
@@ -189,12 +192,13 @@ func (t *task) complete() error {
 // close closes the files, unless the engine has.
 func (t *task) close() error {
 	switch {
-	case t.sink != nil && len(t.sink.closers) > 0:
-		return t.sink.close(context.Background())
-	case t.sink != nil && t.output != nil:
+	case t.sink == nil:
+		return nil
+	case t.sink.out == nil && t.output != nil && !slices.Contains(t.sink.regular, t.output):
 		return t.output.Close()
+	default:
+		return t.sink.close(context.Background())
 	}
-	return nil
 }
 
 // input opens what is read. A stream that is validated first is copied to a temporary file.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
 
 	"github.com/hxp-enterprise/hxp/internal/embedded"
 	"github.com/hxp-enterprise/hxp/internal/queue"
@@ -148,6 +149,7 @@ func TestPausedQueueHoldsLinesBack(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- x.Run(t.Context()) }()
 	r.until("it is under way", func() bool { return x.Progress().InFlight > 0 })
+	<-time.After(1200 * time.Millisecond) // by then it has been seen that the queues are paused
 	if p := x.Progress(); p.Completed > 0 {
 		t.Errorf("progress = %+v", p)
 	}
@@ -184,13 +186,28 @@ func TestNothingIsSetUp(t *testing.T) {
 	for _, err := range c.Output(ctx, "b") {
 		wantError(t, err, queue.ErrNotSetUp)
 	}
-	r.coordinate(batch.CoordinatorConfig{}) // waits for a lock that it cannot ask for
+	said := make(chan string, 16)
+	r.coordinate(batch.CoordinatorConfig{Logger: zerolog.New(says(said))})
+	if line := <-said; !strings.Contains(line, "lock could not be asked for") {
+		t.Errorf("log = %s", line)
+	}
 	nc := r.connect()
 	nc.Close()
 	cfg := newPlace(t, many(1)).config()
 	if err := newRun(t, r.jetStream(nc), cfg).Run(ctx); err == nil {
 		t.Error("a run over a closed connection went well")
 	}
+}
+
+// says is a log.
+type says chan string
+
+func (s says) Write(line []byte) (int, error) {
+	select {
+	case s <- string(line):
+	default:
+	}
+	return len(line), nil
 }
 
 func TestClientErrors(t *testing.T) {

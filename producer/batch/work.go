@@ -157,11 +157,7 @@ func (w *work) record(line int64, r *record) error {
 	if !w.recorded.add(line) {
 		return nil
 	}
-	data, err := r.encode()
-	if err != nil {
-		return err
-	}
-	if err := w.sink.put(data, r); err != nil {
+	if err := w.sink.put(r.encode(), r); err != nil {
 		return fmt.Errorf("write the record of line %d: %w", line, err)
 	}
 	w.progress.update(func(p *Progress) {
