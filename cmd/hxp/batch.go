@@ -105,9 +105,9 @@ func (c *cli) open(path string) (io.ReadCloser, error) {
 func (c *cli) validate(ctx context.Context, in io.Reader, rules batch.Rules) error {
 	doc := struct {
 		batch.Summary
-		Faults []*batch.Fault `json:"faults"`
-	}{Faults: []*batch.Fault{}}
-	found, err := batch.Validate(ctx, in, rules, func(f *batch.Fault) error {
+		Faults []*batch.LineError `json:"faults"`
+	}{Faults: []*batch.LineError{}}
+	found, err := batch.Validate(ctx, in, rules, func(f *batch.LineError) error {
 		switch c.out.format {
 		case formatTable:
 			return c.out.write(f.Error() + "\n")
@@ -188,7 +188,7 @@ const shownFaults = 10
 
 func (c *cli) runBatch(ctx context.Context, client *app.Client, cfg batch.RunConfig) error {
 	faults := 0
-	cfg.Invalid = func(f *batch.Fault) {
+	cfg.Invalid = func(f *batch.LineError) {
 		if faults++; faults <= shownFaults {
 			c.out.say("hxp: %v\n", f)
 		}

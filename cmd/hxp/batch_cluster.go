@@ -91,7 +91,7 @@ func (c *cli) checkFile(ctx context.Context, cfg *app.Config, path string, endpo
 	}
 	defer in.Close()
 	faults := 0
-	found, err := batch.Validate(ctx, in, batch.Rules{Models: cfg.ModelNames(), Endpoint: endpoint, MaxBody: int(cfg.Queue.MaxBodyBytes)}, func(f *batch.Fault) error {
+	found, err := batch.Validate(ctx, in, batch.Rules{Models: cfg.ModelNames(), Endpoint: endpoint, MaxBody: int(cfg.Queue.MaxBodyBytes)}, func(f *batch.LineError) error {
 		if faults++; faults <= shownFaults {
 			c.out.say("hxp: %v\n", f)
 		}
@@ -258,15 +258,18 @@ were done, and with -e those that have failed. It may be asked for at any time.`
 
 // fetch writes records to a file, and says how many.
 func (c *cli) fetch(path string, records iter.Seq2[[]byte, error]) (n int, err error) {
-	var to io.Writer = c.out.data
 	if path != batch.Stdio {
 		f, err := os.Create(path)
 		if err != nil {
 			return 0, fmt.Errorf("%w: %w", app.ErrUsage, err)
 		}
-		defer f.Close()
-		to = f
+		n, err = copyRecords(f, records)
+		return n, errors.Join(err, f.Close())
 	}
+	return copyRecords(c.out.data, records)
+}
+
+func copyRecords(to io.Writer, records iter.Seq2[[]byte, error]) (n int, err error) {
 	w := bufio.NewWriter(to)
 	for line, err := range records {
 		if err != nil {

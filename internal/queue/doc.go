@@ -3,7 +3,7 @@
 // what crosses it is defined by package schemas.
 //
 // [Ensure] creates what is missing and reports, but never changes, what differs; [Apply] changes it
-// when an operator asks.
+// when an operator asks. [Pause] holds a class of jobs back at the broker.
 //
 // # Streams
 //
@@ -12,6 +12,10 @@
 // clients receive live), the results (one message per job, first writer wins) and the dead letters.
 // Three buckets hold the live workers, the cancel requests and the locks, and an object store the
 // bodies that are too large for a message.
+//
+// Batches that are left to the cluster have a bucket for their states, an object store for their
+// inputs, and a stream for the records of their lines, in which a batch is one subject and each
+// write is conditional on the one before. They are kept on file for 30 days, whatever else is not.
 //
 // # Reading
 //

@@ -66,7 +66,7 @@ func newChecker(rules Rules) *checker {
 }
 
 // check returns a line as an item, or its fault. The item's body is part of raw.
-func (c *checker) check(raw []byte, n int64) (*item, *Fault) {
+func (c *checker) check(raw []byte, n int64) (*item, *LineError) {
 	x := &item{line: n}
 	if err := c.fill(x, raw); err != nil {
 		return nil, newFault(n, x.customID, err)

@@ -27,7 +27,7 @@ const (
 type window struct {
 	w      *work
 	items  []*item
-	faults []*Fault
+	faults []*LineError
 	// stored are lines that have a Result: they ran before.
 	stored []outcome
 	ended  bool

@@ -165,7 +165,7 @@ func TestUnvalidatedRunGoesOn(t *testing.T) {
 func TestNoRoomForTemporaryFiles(t *testing.T) {
 	r, p := newRig(t), newPlace(t, "")
 	t.Setenv("TMPDIR", "/nowhere")
-	_, err := batch.ValidateWithin(t.Context(), strings.NewReader(many(10)), rules, 3, func(*batch.Fault) error { return nil })
+	_, err := batch.ValidateWithin(t.Context(), strings.NewReader(many(10)), rules, 3, func(*batch.LineError) error { return nil })
 	wantError(t, err, os.ErrNotExist, "custom_id")
 	cfg := p.config()
 	cfg.Input, cfg.Stdin = batch.Stdio, strings.NewReader(many(1))

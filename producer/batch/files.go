@@ -51,12 +51,12 @@ func compact(path string, round int) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // it is only read
 	in, err := os.Open(path)
 	if err != nil {
 		return err
 	}
-	defer in.Close()
+	defer func() { _ = in.Close() }()
 	return replaceFile(path, func(w io.Writer) error {
 		_, err := scanRecords(f, func(m mark, start, size int64) error {
 			if m.failed && m.round < round {

@@ -265,7 +265,7 @@ func TestBadLinesFailAlone(t *testing.T) {
 		p := newPlace(t, in.String())
 		cfg := p.config()
 		told := 0
-		cfg.SkipValidation, cfg.Invalid = skip, func(*batch.Fault) { told++ }
+		cfg.SkipValidation, cfg.Invalid = skip, func(*batch.LineError) { told++ }
 		var found batch.Summary
 		cfg.Validated = func(s batch.Summary) { found = s }
 		if got := run(t, r.js, cfg); got.Completed != n-n/100 || got.Failed != n/100 {

@@ -44,7 +44,7 @@ func readJournal(path string) (*journal, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // it is only read
 	data, err := io.ReadAll(io.LimitReader(f, maxJournal))
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", path, err)

@@ -30,7 +30,7 @@ var bom = []byte("\xef\xbb\xbf")
 
 // next returns the next line that is not blank, without its end, and its number. It is valid until the
 // next call. A line above the bound is skipped, and its fault returned in its place; io.EOF ends the file.
-func (l *lines) next() (raw []byte, n int64, fault *Fault, err error) {
+func (l *lines) next() (raw []byte, n int64, fault *LineError, err error) {
 	for {
 		raw, size, err := l.line()
 		if err != nil {

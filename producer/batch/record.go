@@ -51,7 +51,7 @@ func (r *record) encode() []byte {
 }
 
 // refusal is the record of a line that was never submitted.
-func refusal(tag string, round int, f *Fault) *record {
+func refusal(tag string, round int, f *LineError) *record {
 	r := &record{ID: requestID(tag, f.Line, round, true), Error: &recordError{f.Code, f.Error(), f.Param, f.Line}}
 	if f.CustomID != "" {
 		r.CustomID = &f.CustomID

@@ -52,7 +52,7 @@ type RunConfig struct {
 	// Sweep is after how much silence a line's Result is asked for. Defaults to 5 s.
 	Sweep time.Duration
 	// Invalid is told of each fault that the validation finds. nil is not told.
-	Invalid func(*Fault)
+	Invalid func(*LineError)
 	// Validated is told what the validation has found, before the first line runs. nil is not told.
 	Validated func(Summary)
 }
@@ -174,7 +174,7 @@ func (r *Run) run(ctx context.Context, t *task, rules Rules) error {
 	if err != nil {
 		return fmt.Errorf("batch: %w", err)
 	}
-	defer client.Close()
+	defer func() { _ = client.Close() }() // has no subscriptions
 	w := &work{
 		batch: t.journal.Batch, tenant: r.cfg.Tenant, round: t.journal.Round, rules: rules, client: client,
 		open: in.open, live: in.live(), skip: &t.done, repeated: &found.repeated, sink: t.sink,
@@ -218,7 +218,7 @@ func (r *Run) validate(ctx context.Context, in *input, t *task, rules Rules) (Su
 		return Summary{}, err
 	}
 	defer src.Close()
-	found, err := Validate(ctx, src, rules, func(f *Fault) error {
+	found, err := Validate(ctx, src, rules, func(f *LineError) error {
 		if r.cfg.Invalid != nil {
 			r.cfg.Invalid(f)
 		}

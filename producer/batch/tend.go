@@ -143,7 +143,7 @@ func (s *session) validate(ctx context.Context, b *queue.StoredBatch) (*queue.St
 	}
 	defer in.Close()
 	var faults []schemas.BatchError
-	found, err := Validate(ctx, in, Rules{Models: models, Endpoint: b.Endpoint, MaxBody: s.cfg.MaxBody}, func(f *Fault) error {
+	found, err := Validate(ctx, in, Rules{Models: models, Endpoint: b.Endpoint, MaxBody: s.cfg.MaxBody}, func(f *LineError) error {
 		if len(faults) < maxBatchErrors {
 			faults = append(faults, schemas.BatchError{Code: f.Code, Message: f.Message, Param: f.Param, Line: f.Line})
 		}

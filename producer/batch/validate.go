@@ -33,11 +33,11 @@ type Summary struct {
 // then the lines that repeat a custom_id, in no order. An error of report ends it, as does one of reading.
 // It needs no more memory for a longer file but for one bit for each line; very many custom_ids are sorted
 // in a temporary file.
-func Validate(ctx context.Context, r io.Reader, rules Rules, report func(*Fault) error) (Summary, error) {
+func Validate(ctx context.Context, r io.Reader, rules Rules, report func(*LineError) error) (Summary, error) {
 	return validate(ctx, r, rules, seenInMemory, report)
 }
 
-func validate(ctx context.Context, r io.Reader, rules Rules, most int, report func(*Fault) error) (s Summary, err error) {
+func validate(ctx context.Context, r io.Reader, rules Rules, most int, report func(*LineError) error) (s Summary, err error) {
 	digest := sha256.New()
 	check := newChecker(rules)
 	in := newLines(io.TeeReader(r, digest), check.rules.MaxLine)
@@ -73,7 +73,7 @@ func validate(ctx context.Context, r io.Reader, rules Rules, most int, report fu
 	return s, context.Cause(ctx)
 }
 
-func (s *Summary) conclude(in *lines, check *checker, digest hash.Hash, ids *duplicates, report func(*Fault) error) error {
+func (s *Summary) conclude(in *lines, check *checker, digest hash.Hash, ids *duplicates, report func(*LineError) error) error {
 	s.Bytes, s.SHA256, s.Endpoint = in.size, hex.EncodeToString(digest.Sum(nil)), check.rules.Endpoint
 	return ids.find(func(line, first int64) error {
 		s.Valid--
@@ -84,7 +84,7 @@ func (s *Summary) conclude(in *lines, check *checker, digest hash.Hash, ids *dup
 }
 
 // repeats is the fault of a line whose custom_id an earlier line has. Which one is not always known.
-func repeats(line int64, customID string, first int64) *Fault {
+func repeats(line int64, customID string, first int64) *LineError {
 	if first > 0 {
 		return newFault(line, customID, invalid("custom_id", "is that of line %d; want one of its own for each line", first))
 	}

@@ -21,7 +21,7 @@ var rules = batch.Rules{Models: []string{"phi3", "hermes"}, MaxLine: 4000, MaxBo
 func validate(t *testing.T, text string, r batch.Rules) (batch.Summary, []string) {
 	t.Helper()
 	var faults []string
-	s, err := batch.Validate(t.Context(), strings.NewReader(text), r, func(f *batch.Fault) error {
+	s, err := batch.Validate(t.Context(), strings.NewReader(text), r, func(f *batch.LineError) error {
 		faults = append(faults, f.Error())
 		return nil
 	})
@@ -63,8 +63,8 @@ func TestEveryFaultIsNamed(t *testing.T) {
 	t.Parallel()
 	good := chat("good", "phi3", "Hello")
 	for _, tc := range badLines {
-		var faults []*batch.Fault
-		s, err := batch.Validate(t.Context(), strings.NewReader(good+"\n\n"+tc.line), rules, func(f *batch.Fault) error {
+		var faults []*batch.LineError
+		s, err := batch.Validate(t.Context(), strings.NewReader(good+"\n\n"+tc.line), rules, func(f *batch.LineError) error {
 			faults = append(faults, f)
 			return nil
 		})
@@ -114,7 +114,7 @@ func TestRepeatedCustomIDs(t *testing.T) {
 			text.WriteString(chat(fmt.Sprint("id-", id), "phi3", "x") + "\n")
 		}
 		got := make(map[string]bool)
-		s, err := batch.ValidateWithin(t.Context(), strings.NewReader(text.String()), rules, most, func(f *batch.Fault) error {
+		s, err := batch.ValidateWithin(t.Context(), strings.NewReader(text.String()), rules, most, func(f *batch.LineError) error {
 			got[f.Error()] = true
 			return nil
 		})
@@ -136,7 +136,7 @@ func TestRepeatedCustomIDs(t *testing.T) {
 func TestValidationStops(t *testing.T) {
 	t.Parallel()
 	stop := errors.New("stop")
-	refuse := func(*batch.Fault) error { return stop }
+	refuse := func(*batch.LineError) error { return stop }
 	for _, text := range []string{"{}\n", chat("a", "phi3", "x") + "\n" + chat("a", "phi3", "y")} {
 		_, err := batch.Validate(t.Context(), strings.NewReader(text), rules, refuse)
 		wantError(t, err, stop)
@@ -156,7 +156,7 @@ func FuzzValidate(f *testing.F) {
 	f.Add([]byte(chat("a", "phi3", "x") + "\n" + chat("a", "phi3", "x")))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		var faults int64
-		s, err := batch.Validate(t.Context(), bytes.NewReader(text), rules, func(*batch.Fault) error { faults++; return nil })
+		s, err := batch.Validate(t.Context(), bytes.NewReader(text), rules, func(*batch.LineError) error { faults++; return nil })
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -7,8 +7,8 @@ import (
 	"github.com/hxp-enterprise/hxp/schemas"
 )
 
-// Fault is what is wrong with one line, as an entry of OpenAI's errors.data.
-type Fault struct {
+// LineError is what is wrong with one line, as an entry of OpenAI's errors.data.
+type LineError struct {
 	Code schemas.Code `json:"code"`
 	// Message says what is wrong, with the value and what is wanted.
 	Message string `json:"message"`
@@ -20,12 +20,12 @@ type Fault struct {
 	CustomID string `json:"custom_id,omitempty"`
 }
 
-func newFault(line int64, customID string, err *schemas.Error) *Fault {
-	return &Fault{Code: err.Code, Message: err.Message, Param: err.Param, Line: line, CustomID: customID}
+func newFault(line int64, customID string, err *schemas.Error) *LineError {
+	return &LineError{Code: err.Code, Message: err.Message, Param: err.Param, Line: line, CustomID: customID}
 }
 
 // Error names the line and what is wrong with it.
-func (f *Fault) Error() string { return fmt.Sprintf("line %d: %s", f.Line, f.Message) }
+func (f *LineError) Error() string { return fmt.Sprintf("line %d: %s", f.Line, f.Message) }
 
 // invalid is a fault of a field: it names the field, and format goes on with what it is and what is wanted.
 func invalid(field, format string, args ...any) *schemas.Error {
