@@ -15,6 +15,9 @@ import (
 // ErrBatchChanged says that somebody else has changed a batch meanwhile: look at it again.
 var ErrBatchChanged = errors.New("the batch was changed meanwhile")
 
+// ErrBadBatch says that what is stored as the state of a batch is none.
+var ErrBadBatch = errors.New("the stored state is not that of this batch")
+
 // StoredBatch is a batch and its place, which moves with every change.
 type StoredBatch struct {
 	schemas.BatchState
@@ -85,16 +88,20 @@ func GetBatch(ctx context.Context, js jetstream.JetStream, tenant, id string) (*
 	return storedBatch(m)
 }
 
+// storedBatch reads a state. Whose it is says its key, to which a connection can be limited: a state that names another is none.
 func storedBatch(m *stored) (*StoredBatch, error) {
-	b := &StoredBatch{Revision: m.seq}
+	b, key := &StoredBatch{Revision: m.seq}, strings.TrimPrefix(m.subject, keySubject(schemas.BatchesBucket, ""))
 	if err := json.Unmarshal(m.data, &b.BatchState); err != nil {
-		return nil, fmt.Errorf("batch %s: %w", strings.TrimPrefix(m.subject, keySubject(schemas.BatchesBucket, "")), err)
+		return nil, fmt.Errorf("batch %s: %w: %w", key, ErrBadBatch, err)
+	}
+	if schemas.BatchKey(b.Tenant, b.ID) != key {
+		return nil, fmt.Errorf("batch %s: %w: it says that it is batch %.80q of tenant %.80q", key, ErrBadBatch, b.ID, b.Tenant)
 	}
 	return b, nil
 }
 
 // Batches returns the batches of a tenant, or of all with "*", whose state was stored at place from or later, in
-// the order of their last change, and the place to go on from.
+// the order of their last change, and the place to go on from. With [ErrBadBatch] the others are returned.
 func Batches(ctx context.Context, js jetstream.JetStream, tenant string, from uint64) (list []*StoredBatch, next uint64, err error) {
 	if tenant != "*" {
 		if err := checkTokens(map[string]string{"tenant": tenant}); err != nil {
@@ -102,6 +109,7 @@ func Batches(ctx context.Context, js jetstream.JetStream, tenant string, from ui
 		}
 	}
 	next = max(from, 1)
+	var bad []error
 	for m, err := range directScan(ctx, js, bucketPrefix+schemas.BatchesBucket, keySubject(schemas.BatchesBucket, tenant+".*"), from) {
 		if err != nil {
 			return nil, from, fmt.Errorf("list batches: %w", err)
@@ -112,9 +120,18 @@ func Batches(ctx context.Context, js jetstream.JetStream, tenant string, from ui
 		}
 		b, err := storedBatch(m)
 		if err != nil {
-			return nil, from, fmt.Errorf("list batches: %w", err)
+			if len(bad) < maxBadBatches {
+				bad = append(bad, err)
+			}
+			continue
 		}
 		list = append(list, b)
 	}
+	if err := errors.Join(bad...); err != nil {
+		return list, next, fmt.Errorf("list batches: %w", err)
+	}
 	return list, next, nil
 }
+
+// maxBadBatches is how many states that are none are named.
+const maxBadBatches = 10

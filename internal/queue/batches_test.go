@@ -154,8 +154,15 @@ func TestBatchStates(t *testing.T) {
 	if _, err := queue.GetBatch(ctx, js, "acme", "junk"); err == nil {
 		t.Error("junk was taken for a batch")
 	}
-	if _, _, err := queue.Batches(ctx, js, "*", 0); err == nil || !strings.Contains(err.Error(), "acme.junk") {
-		t.Errorf("Batches with junk among them = %v", err)
+	if _, err := kv.Put(ctx, schemas.BatchKey("acme", "forged"), []byte(`{"id":"b1","tenant":"other"}`)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := queue.GetBatch(ctx, js, "acme", "forged"); !errors.Is(err, queue.ErrBadBatch) {
+		t.Errorf("a batch of another tenant = %v", err)
+	}
+	list, _, err = queue.Batches(ctx, js, "*", 0)
+	if !errors.Is(err, queue.ErrBadBatch) || !strings.Contains(err.Error(), "acme.junk") || !strings.Contains(err.Error(), "acme.forged") || len(list) != 1 {
+		t.Errorf("Batches with junk among them = %v, %v", list, err)
 	}
 	for _, err := range []error{
 		errOf(queue.GetBatch(ctx, js, "acme", "*")), errOf(queue.PutBatch(ctx, js, &schemas.BatchState{ID: "*", Tenant: "acme"}, 0)),

@@ -76,10 +76,10 @@ func (c *Client) Get(ctx context.Context, id string) (*schemas.BatchState, error
 	return &b.BatchState, nil
 }
 
-// List returns the tenant's batches, newest first.
+// List returns the tenant's batches, newest first. States that are none are named in an error, and the others returned.
 func (c *Client) List(ctx context.Context) ([]*schemas.BatchState, error) {
 	stored, _, err := queue.Batches(ctx, c.js, c.tenant, 0)
-	if err != nil {
+	if err != nil && !errors.Is(err, queue.ErrBadBatch) {
 		return nil, err
 	}
 	var out []*schemas.BatchState
@@ -91,7 +91,7 @@ func (c *Client) List(ctx context.Context) ([]*schemas.BatchState, error) {
 	slices.SortFunc(out, func(a, b *schemas.BatchState) int {
 		return cmp.Or(cmp.Compare(b.CreatedAt, a.CreatedAt), cmp.Compare(b.ID, a.ID))
 	})
-	return out, nil
+	return out, err
 }
 
 // Cancel stops a batch: no more lines are begun, and those that are running finish or, with abort, are cancelled. The rest fails

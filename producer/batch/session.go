@@ -69,7 +69,7 @@ func (s *session) look(ctx context.Context) {
 		s.fault = ""
 	case err.Error() != s.fault:
 		s.fault = err.Error()
-		s.log.Warn().Err(err).Msg("the batches could not be read; the coordinator tries again")
+		s.log.Warn().Err(err).Msg("not all batches could be read")
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

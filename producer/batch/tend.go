@@ -62,7 +62,13 @@ func (s *session) fail(ctx context.Context, b *queue.StoredBatch, why error) err
 // carry takes a batch from the state that it is in to its end.
 func (s *session) carry(ctx context.Context, key string, b *queue.StoredBatch) error {
 	var found Summary
-	var err error
+	err := b.Validate() // whoever wrote the state
+	if err == nil && (b.Round < 0 || b.Round > maxRounds) {
+		err = fmt.Errorf("round is %d; want 0 to %d", b.Round, maxRounds)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", errUnusable, err)
+	}
 	if b.Status == schemas.BatchValidating || b.RequestCounts.Total == 0 || b.Repeated > 0 {
 		if b, found, err = s.validate(ctx, b); err != nil || b.Status.Terminal() {
 			return err

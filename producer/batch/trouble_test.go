@@ -328,6 +328,42 @@ func TestBatchWithForeignRecords(t *testing.T) {
 	over(t, c, b.ID, schemas.BatchCompleted)
 }
 
+// TestStatesThatAreNone hold no other tenant's batches up, and cannot speak for another tenant.
+func TestStatesThatAreNone(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.work(2, echo)
+	kv, err := r.js.KeyValue(t.Context(), schemas.BatchesBucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged := `{"id":"b","tenant":"acme","status":"in_progress","completion_window":"24h","request_counts":{"total":9}}`
+	for key, value := range map[string]string{"evil.junk": "{", "evil.b": forged} {
+		if _, err := kv.Put(t.Context(), key, []byte(value)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := r.batches(tenant)
+	odd := &schemas.BatchState{ID: "odd", Tenant: tenant, Status: schemas.BatchInProgress, CompletionWindow: "24h", Round: 5000}
+	if _, err := queue.PutBatch(t.Context(), r.js, odd, 0); err != nil {
+		t.Fatal(err)
+	}
+	said := make(chan string, 16)
+	r.coordinate(batch.CoordinatorConfig{Logger: zerolog.New(says(said)).Level(zerolog.WarnLevel)})
+	over(t, c, submit(t, c, many(4), batch.Submission{}).ID, schemas.BatchCompleted)
+	if got := over(t, c, "odd", schemas.BatchFailed); !strings.Contains(got.Errors.Data[0].Message, "round is 5000") {
+		t.Errorf("errors = %+v", got.Errors)
+	}
+	if line := <-said; !strings.Contains(line, "evil.junk") || !strings.Contains(line, "evil.b") {
+		t.Errorf("log = %s", line)
+	}
+	list, err := r.batches("evil").List(t.Context())
+	wantError(t, err, queue.ErrBadBatch)
+	if len(list) != 0 {
+		t.Errorf("batches = %v", list)
+	}
+}
+
 func TestSharesForgetTenants(t *testing.T) {
 	t.Parallel()
 	s := batch.NewShares()
