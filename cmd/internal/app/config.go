@@ -104,6 +104,9 @@ type Queue struct {
 	BodiesMaxAge     time.Duration `config:"bodies_max_age"`
 	// MaxBodyBytes is the size of the largest body that a job may have, for producers and workers.
 	MaxBodyBytes Bytes `config:"max_body_bytes"`
+	// MaxBatchesBytes bounds the inputs of batches, and once more their records.
+	MaxBatchesBytes Bytes         `config:"max_batches_bytes"`
+	BatchesMaxAge   time.Duration `config:"batches_max_age"`
 }
 
 // Config returns q as package queue takes it.
@@ -120,6 +123,7 @@ func (q Queue) Config() queue.Config {
 		ResultsMaxAge: q.ResultsMaxAge, ResultsMaxBytes: int64(q.ResultsMaxBytes),
 		DeadMaxAge: q.DeadMaxAge, WorkerTTL: q.WorkerTTL, CancelTTL: q.CancelTTL,
 		MaxBodiesBytes: int64(q.MaxBodiesBytes), BodiesMaxAge: q.BodiesMaxAge,
+		MaxBatchesBytes: int64(q.MaxBatchesBytes), BatchesMaxAge: q.BatchesMaxAge,
 	}
 }
 

@@ -124,6 +124,7 @@ func TestDefaultsAreThoseOfThePackages(t *testing.T) {
 		MaxJobBytes: 1 << 20, DuplicateWindow: 10 * time.Minute, Lease: 4 * time.Second,
 		EventsMaxAge: time.Hour, EventsMaxBytes: 1 << 30, ResultsMaxAge: 24 * time.Hour, ResultsMaxBytes: 2 << 30,
 		DeadMaxAge: 14 * 24 * time.Hour, WorkerTTL: 10 * time.Second, CancelTTL: 14 * 24 * time.Hour, MaxBodiesBytes: 4 << 30, BodiesMaxAge: 14 * 24 * time.Hour,
+		MaxBatchesBytes: 512 << 20, BatchesMaxAge: 30 * 24 * time.Hour,
 	}
 	cfg := load(t, app.LoadOptions{})
 	if diff := cmp.Diff(want, cfg.Queue.Config()); diff != "" {

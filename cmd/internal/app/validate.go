@@ -74,6 +74,8 @@ func validateQueue(q Queue, f *faults) {
 	atLeast(f, "queue.max_bodies_bytes", q.MaxBodiesBytes, 1<<20)
 	between(f, "queue.bodies_max_age", q.BodiesMaxAge, 24*time.Hour, year)
 	between(f, "queue.max_body_bytes", q.MaxBodyBytes, 1<<10, 1<<30)
+	atLeast(f, "queue.max_batches_bytes", q.MaxBatchesBytes, 1<<20)
+	between(f, "queue.batches_max_age", q.BatchesMaxAge, time.Hour, year)
 }
 
 func validateWork(w Work, f *faults) {
