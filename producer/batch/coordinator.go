@@ -42,6 +42,9 @@ type CoordinatorConfig struct {
 	Grace time.Duration
 	// Weights are the shares of tenants, in tokens. Defaults to 1 for each.
 	Weights map[string]float64
+	// Burst is how many tokens a tenant that comes, or comes back, may have before it shares: a few lines do not
+	// wait for their turn. Defaults to 65,536.
+	Burst int
 	// MaxBody is the length in bytes that a request may have. Defaults to 16 MiB.
 	MaxBody int
 	// Logger receives a line for each batch that begins and ends. The zero value is silent.
@@ -56,6 +59,7 @@ func (c CoordinatorConfig) withDefaults() CoordinatorConfig {
 	c.Sweep = cmp.Or(c.Sweep, 5*time.Second)
 	c.MaxActive = cmp.Or(c.MaxActive, 64)
 	c.Grace = cmp.Or(c.Grace, 10*time.Minute)
+	c.Burst = cmp.Or(c.Burst, 1<<16)
 	if c.Registry == nil {
 		c.Registry = prometheus.NewRegistry()
 	}
@@ -77,6 +81,9 @@ func (c CoordinatorConfig) validate() error {
 	}
 	if c.MaxActive < 1 {
 		errs = append(errs, fmt.Errorf("MaxActive is %d; want at least 1", c.MaxActive))
+	}
+	if c.Burst < 1 {
+		errs = append(errs, fmt.Errorf("Burst is %d; want at least 1", c.Burst))
 	}
 	if c.MaxBody < 0 {
 		errs = append(errs, fmt.Errorf("MaxBody is %d; want 0 or more", c.MaxBody))
@@ -193,7 +200,7 @@ func (c *Coordinator) work(ctx context.Context) {
 		Coordinator: c, known: make(map[string]*queue.StoredBatch), tended: make(map[string]bool), validating: make(chan struct{}, validations),
 		engine: newEngine(c.js, engineConfig{
 			subject: schemas.EventsOfClient("*", schemas.BatchClient), sweep: c.cfg.Sweep,
-			weight: func(tenant string) float64 { return c.cfg.Weights[tenant] },
+			weight: func(tenant string) float64 { return c.cfg.Weights[tenant] }, burst: float64(c.cfg.Burst),
 		}),
 	}
 	s.run(ctx)

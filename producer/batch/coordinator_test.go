@@ -111,7 +111,7 @@ func stored(t testing.TB, c *batch.Client, id string) (output, failed map[string
 
 func TestSubmittedBatch(t *testing.T) {
 	t.Parallel()
-	const n = 1500
+	const n = 600
 	r := newRig(t)
 	crew := r.work(64, func(j *schemas.Job) *schemas.Error {
 		if prompt(j.Body) == "question 7" {
@@ -157,7 +157,7 @@ func TestSubmittedBatch(t *testing.T) {
 // TestSubmittedBatchSurvivesItsCoordinators takes one coordinator after the other away, some without a word.
 func TestSubmittedBatchSurvivesItsCoordinators(t *testing.T) {
 	t.Parallel()
-	const n = 1200
+	const n = 800
 	r := newRigWith(t, briefLock())
 	gate := make(chan struct{}, n)
 	crew := r.work(64, func(*schemas.Job) *schemas.Error { <-gate; return nil })
@@ -197,7 +197,7 @@ func TestSubmittedBatchSurvivesItsCoordinators(t *testing.T) {
 // TestTwoCoordinatorsDoNotRecordALineTwice has two work at once, as if one had been frozen and did not know.
 func TestTwoCoordinatorsDoNotRecordALineTwice(t *testing.T) {
 	t.Parallel()
-	const n = 400
+	const n = 150
 	cfg := briefLock()
 	cfg.LockTTL = 100 * time.Millisecond // so short that both believe to have it now and then
 	r := newRigWith(t, cfg)

@@ -301,7 +301,7 @@ func (e *engine) handed(s submission) {
 		return // it has been answered all the same
 	}
 	e.count(p.w, p.x, -1)
-	e.shares.settle(p.w.tenant, -p.x.cost)
+	e.shares.settle(p.w.tenant, p.x, 0)
 	if lasting(s.err) {
 		e.record(p.w, p.x.line, rejected(p.w.tag, p.w.round, p.x.line, p.x.customID, p.x.job, schemas.AsError(s.err)))
 		return
@@ -384,7 +384,7 @@ func (e *engine) finish(ctx context.Context, ends []outcome) {
 		if o.r.Usage != nil {
 			tokens = int64(o.r.Usage.TotalTokens)
 		}
-		e.shares.settle(w.tenant, tokens-o.p.x.cost)
+		e.shares.settle(w.tenant, o.p.x, tokens)
 		if w.closing {
 			continue // its sink takes no more
 		}
@@ -417,6 +417,7 @@ func (e *engine) close(ctx context.Context, w *work, err error) {
 	for _, p := range e.tracker.of(w) {
 		if e.tracker.drop(p.x.job) {
 			e.count(w, p.x, -1)
+			e.shares.settle(w.tenant, p.x, 0)
 		}
 	}
 	w.drain()

@@ -15,7 +15,7 @@ import (
 
 func TestRunAnswersEveryLine(t *testing.T) {
 	t.Parallel()
-	const n = 2000
+	const n = 1200
 	r := newRig(t)
 	c := r.work(64, echo)
 	p := newPlace(t, many(n))
@@ -72,7 +72,7 @@ func TestRunAsAFilter(t *testing.T) {
 
 func TestInterruptedRunGoesOn(t *testing.T) {
 	t.Parallel()
-	const n = 1000
+	const n = 800
 	r := newRig(t)
 	gate := make(chan struct{}, n)
 	c := r.work(32, func(*schemas.Job) *schemas.Error { <-gate; return nil })
@@ -84,7 +84,7 @@ func TestInterruptedRunGoesOn(t *testing.T) {
 		x := newRun(t, r.js, p.config())
 		ended := make(chan error, 1)
 		go func() { ended <- x.Run(ctx) }()
-		for range min(300, n-300*(round-1)) {
+		for range min(240, n-240*(round-1)) {
 			gate <- struct{}{}
 		}
 		if round == 4 {
@@ -97,7 +97,7 @@ func TestInterruptedRunGoesOn(t *testing.T) {
 			}
 			break
 		}
-		r.until("some lines are done", func() bool { return x.Progress().Completed >= int64(300*round-200) })
+		r.until("some lines are done", func() bool { return x.Progress().Completed >= int64(240*round-160) })
 		cancel(stop)
 		wantError(t, <-ended, stop)
 		// A writer that is killed leaves part of a record.

@@ -2,6 +2,7 @@ package batch
 
 import (
 	"cmp"
+	"math"
 	"slices"
 )
 
@@ -23,7 +24,9 @@ type shares struct {
 type share struct {
 	weight float64
 	used   float64 // its clock
-	works  []*work
+	// reserved is the part of used that is estimated, of lines that have not ended.
+	reserved float64
+	works    []*work
 }
 
 func newShares(weight func(string) float64, burst float64) *shares {
@@ -48,7 +51,7 @@ func (s *shares) join(w *work) {
 		}
 	}
 	if len(t.works) == 0 {
-		t.used = max(t.used, s.clock-s.burst/t.weight)
+		t.used = max(t.used, s.now()-s.burst/t.weight)
 		s.active = append(s.active, t)
 	}
 	t.works = append(t.works, w)
@@ -72,6 +75,7 @@ func (s *shares) leave(w *work) {
 	if t := s.tenants[w.tenant]; t != nil {
 		t.works = slices.DeleteFunc(t.works, func(o *work) bool { return o == w })
 		if len(t.works) == 0 {
+			s.now()
 			s.active = slices.DeleteFunc(s.active, func(o *share) bool { return o == t })
 		}
 	}
@@ -103,8 +107,8 @@ func (s *shares) next(room func(model string) bool) (*work, *item) {
 		return nil, nil
 	}
 	x := from.pop(model)
-	s.clock = max(s.clock, best.used)
 	best.used += float64(x.cost) / best.weight
+	best.reserved += float64(x.cost) / best.weight
 	return from, x
 }
 
@@ -123,9 +127,23 @@ func (t *share) candidate(room func(string) bool) (*work, string) {
 	return nil, ""
 }
 
-// settle corrects an estimate by what a line really took, or by all of it if nothing was generated.
-func (s *shares) settle(tenant string, tokens int64) {
+// settle puts what a line really took in the place of its estimate.
+func (s *shares) settle(tenant string, x *item, tokens int64) {
 	if t := s.tenants[tenant]; t != nil {
-		t.used += float64(tokens) / t.weight
+		t.used += float64(tokens-x.cost) / t.weight
+		t.reserved -= float64(x.cost) / t.weight
 	}
+}
+
+// now is how far the tenants have come that share: as far as the last of them, by what is certain.
+func (s *shares) now() float64 {
+	if len(s.active) == 0 {
+		return s.clock
+	}
+	last := math.Inf(1)
+	for _, t := range s.active {
+		last = min(last, t.used-t.reserved)
+	}
+	s.clock = max(s.clock, last)
+	return s.clock
 }

@@ -267,9 +267,9 @@ func TestCoordinatorConfigIsChecked(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	_, err := batch.NewCoordinator(r.js, batch.CoordinatorConfig{
-		ID: "a.b", Interval: -1, Sweep: -1, Grace: -1, MaxActive: -1, MaxBody: -1, Weights: map[string]float64{"x": 0},
+		ID: "a.b", Interval: -1, Sweep: -1, Grace: -1, MaxActive: -1, MaxBody: -1, Burst: -1, Weights: map[string]float64{"x": 0},
 	})
-	for _, want := range []string{"ID ", "Interval is -1ns", "Sweep is -1ns", "Grace is -1ns", "MaxActive is -1", "MaxBody is -1", `Weights of tenant "x" is 0`} {
+	for _, want := range []string{"ID ", "Interval is -1ns", "Sweep is -1ns", "Grace is -1ns", "MaxActive is -1", "MaxBody is -1", "Burst is -1", `Weights of tenant "x" is 0`} {
 		wantError(t, err, nil, want)
 	}
 	reg := prometheus.NewRegistry()
