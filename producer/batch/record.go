@@ -125,8 +125,9 @@ func rejected(tag string, round int, line int64, customID, job string, why *sche
 		Type    string       `json:"type"`
 		Param   string       `json:"param,omitempty"`
 		Code    schemas.Code `json:"code"`
+		Line    int64        `json:"line"`
 	}
-	body, _ := json.Marshal(map[string]wireError{"error": {why.Message, kind, why.Param, why.Code}}) // texts
+	body, _ := json.Marshal(map[string]wireError{"error": {why.Message, kind, why.Param, why.Code, line}}) // texts and a number
 	return &record{
 		ID: requestID(tag, line, round, true), CustomID: &customID,
 		Response: &response{status, job, body},

@@ -43,7 +43,7 @@ func TestOutcomesOfLines(t *testing.T) {
 	for id, want := range map[string]struct {
 		status int
 		text   string
-	}{"c-2": {500, "server_error"}, "c-3": {500, `"odd"`}, "c-4": {400, `"param":"temperature"`}} {
+	}{"c-2": {500, "server_error"}, "c-3": {500, `"odd"`}, "c-4": {400, `"param":"temperature","code":"invalid_request","line":5`}} {
 		if e := failed[id]; e.Response == nil || e.Response.StatusCode != want.status || !strings.Contains(string(e.Response.Body), want.text) {
 			t.Errorf("%s: %+v", id, e)
 		}
