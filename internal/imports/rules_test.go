@@ -39,6 +39,7 @@ var rules = []rule{
 
 	{pkg: "conversation", imports: []string{"schemas"}},
 
+	{pkg: "loadtest", imports: []string{"internal/sse", "producer", "schemas", "schemas/openai"}, tests: []string{"workers", "workers/vllm"}},
 	{pkg: "loadtest/chaos", tests: []string{"conversation"}},
 	{pkg: "loadtest/realvllm", tests: []string{"conversation", "internal/sse", "producer", "workers", "workers/vllm"}},
 
