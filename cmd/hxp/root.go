@@ -43,6 +43,7 @@ func newCLI(stdin io.Reader, stdout, stderr io.Writer, environ []string) *cli {
 
 func (c *cli) run(ctx context.Context, args []string) int {
 	root := c.root()
+	ctx = context.WithValue(ctx, argsKey{}, args)
 	root.SetArgs(append([]string{}, args...)) // never nil, for which cobra takes the process's own
 	root.SetIn(c.stdin)
 	root.SetOut(c.out.data)
@@ -90,7 +91,7 @@ Secrets are never arguments: NATS_USER and NATS_PASSWORD, or a file with --creds
 		c.upCommand(), c.workerCommand(), c.simCommand(),
 		c.runCommand(), c.chatCommand(), c.sessionCommand(),
 		c.submitCommand(), c.watchCommand(), c.getCommand(), c.cancelCommand(),
-		c.deadCommand(), c.batchCommand(), c.queueCommand(), c.workersCommand(), c.doctorCommand(),
+		c.deadCommand(), c.batchCommand(), c.queueCommand(), c.workersCommand(), c.doctorCommand(), c.loadtestCommand(),
 		c.configCommand(), c.versionCommand(),
 	)
 	checkArguments(root)

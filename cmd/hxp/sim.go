@@ -31,6 +31,7 @@ func (c *cli) simCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&o.Listen, "listen", "", "`address` (default the model's configured port)")
 	f.DurationVar(&o.Timing.TTFT, "ttft", o.Timing.TTFT, "time to the first token")
+	c.profileFlag(cmd)
 	f.DurationVar(&o.Timing.ITL, "itl", o.Timing.ITL, "time between tokens")
 	return cmd
 }

@@ -21,6 +21,7 @@ workers and stops; a second one stops at once. A change of the configuration
 file, or SIGHUP, has it read again.`,
 		Example: `  hxp up
   hxp up --models phi3 --sim-itl 5ms
+  hxp up --profile h100
   hxp up -c hxp.yaml --engine mixtral=vllm
   hxp up --engine mixtral=http://127.0.0.1:8000 --data /var/lib/hxp`,
 		Args: cobra.NoArgs,
@@ -44,12 +45,18 @@ file, or SIGHUP, has it read again.`,
 	f.StringArrayVar(&engines, "engine", nil, "the engine of a model, as `model=URL`, model=vllm to start one, or model=sim; repeatable")
 	f.DurationVar(&o.Timing.TTFT, "sim-ttft", o.Timing.TTFT, "time to the first token of simulated engines")
 	f.DurationVar(&o.Timing.ITL, "sim-itl", o.Timing.ITL, "time between tokens of simulated engines")
+	c.profileFlag(cmd)
 	f.BoolVar(&o.RandomPorts, "random-ports", false, "listen on free ports instead of the configured ones")
 	f.BoolVar(&o.InMemoryRedis, "redis-in-memory", false, "start no redis-server even if there is one")
 	c.setting(cmd, "nats-listen", "nats.listen", "`address` of the NATS server", false)
 	c.setting(cmd, "redis-listen", "redis.listen", "`address` of the Redis that keeps conversations", false)
 	c.setting(cmd, "listen", "http.listen", "`address` for health and metrics", false)
 	return cmd
+}
+
+// profileFlag declares the flag that makes simulated engines as fast as those of a kind of GPU.
+func (c *cli) profileFlag(cmd *cobra.Command) {
+	c.setting(cmd, "profile", "sim.profile", "simulated engines as fast as published figures of a `GPU`: h100 (sim.profile)", false)
 }
 
 func enginesByModel(flags []string) (map[string]string, error) {

@@ -40,16 +40,18 @@ var rules = []rule{
 	{pkg: "conversation", imports: []string{"schemas"}},
 
 	{pkg: "loadtest", imports: []string{"internal/sse", "producer", "schemas", "schemas/openai"}, tests: []string{"workers", "workers/vllm"}},
+	{pkg: "loadtest/report", imports: []string{"loadtest"}},
 	{pkg: "loadtest/chaos", tests: []string{"conversation"}},
 	{pkg: "loadtest/realvllm", tests: []string{"conversation", "internal/sse", "producer", "workers", "workers/vllm"}},
 
 	{pkg: "cmd/internal/app", imports: []string{
-		"conversation", "internal/embedded", "internal/queue", "internal/vllmsim", "producer", "producer/batch", "schemas", "schemas/openai",
-		"workers",
-		"workers/moderation", "workers/vllm",
+		"conversation", "internal/embedded", "internal/queue", "internal/vllmsim", "loadtest", "loadtest/report", "producer", "producer/batch",
+		"schemas", "schemas/openai", "workers", "workers/moderation", "workers/vllm",
 	}},
 	{pkg: "cmd/internal/prompt"},
-	{pkg: "cmd/hxp", imports: []string{"cmd/internal/app", "cmd/internal/prompt", "conversation", "internal/queue", "producer", "producer/batch", "schemas"}},
+	{pkg: "cmd/hxp", imports: []string{
+		"cmd/internal/app", "cmd/internal/prompt", "conversation", "internal/queue", "loadtest", "loadtest/report", "producer", "producer/batch", "schemas",
+	}},
 }
 
 // forTests is what the tests of any package may import besides the package itself and what it may

@@ -29,6 +29,8 @@ type Config struct {
 	Moderation Moderation `config:"moderation"`
 	Log        Log        `config:"log"`
 	HTTP       HTTP       `config:"http"`
+	// Sim is how engines that are simulated are.
+	Sim Simulation `config:"sim"`
 
 	// Notices are what Load has to say about settings that are accepted and have no effect.
 	Notices []string `config:"-"`

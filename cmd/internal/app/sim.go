@@ -29,9 +29,10 @@ func (c *Config) simConfig(model string, t Timing) vllmsim.Config {
 	if m.ServedName != "" {
 		name = m.ServedName
 	}
+	p := c.timing(model, t)
 	return vllmsim.Config{
 		Model: name, MaxModelLen: m.MaxModelLen, MaxNumSeqs: m.EngineArgs.MaxNumSeqs,
-		Priority: m.Priority || m.SchedulingPolicy == "priority", TTFT: t.TTFT, ITL: t.ITL, LogPrompts: c.Log.Prompts,
+		Priority: m.Priority || m.SchedulingPolicy == "priority", TTFT: p.TTFT, Prefill: p.Prefill, ITL: p.ITL, LoadFactor: p.LoadFactor, LogPrompts: c.Log.Prompts,
 	}
 }
 

@@ -36,6 +36,7 @@ func validate(c *Config, f *faults) {
 		f.add("log.level", "%q is no level; want trace, debug, info, warn, error or disabled", c.Log.Level)
 	}
 	ports.listen("http.listen", c.HTTP.Listen)
+	validateSim(c.Sim, f)
 }
 
 func validateNATS(n NATS, f *faults, ports *ports) {
