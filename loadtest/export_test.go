@@ -1,11 +1,13 @@
 package loadtest
 
 import (
+	"context"
 	"io"
 	"iter"
 	"math/rand/v2"
 	"time"
 
+	"github.com/hxp-enterprise/hxp/schemas"
 	"github.com/hxp-enterprise/hxp/schemas/openai"
 )
 
@@ -54,4 +56,15 @@ func Timeline(began time.Time, at ...time.Time) (width time.Duration, buckets []
 	}
 	l.end(&ending{r: &Request{}, o: &Observation{End: began}, code: "timeout"}, latencies{})
 	return l.width, l.buckets
+}
+
+// Broken is the failure of a stream that ended with err.
+func Broken(ctx context.Context, err error) error {
+	return (&watch{o: &Observation{}}).broken(ctx, err)
+}
+
+// SeeAfterEnd tells whether an event after the last one is noticed.
+func SeeAfterEnd(e *schemas.Event) bool {
+	w := watch{o: &Observation{}, over: true}
+	return w.see(e, time.Now()) == nil && w.o.Doubled
 }

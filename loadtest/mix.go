@@ -26,11 +26,3 @@ func (w Weighted) share() float64 {
 	}
 	return w.Weight
 }
-
-func names(list []Weighted) []string {
-	out := make([]string, len(list))
-	for i, w := range list {
-		out[i] = w.Name
-	}
-	return out
-}

@@ -2,8 +2,6 @@ package loadtest
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"time"
 )
@@ -57,14 +55,10 @@ type total struct {
 // workload that cannot be run, of a log that cannot be written, or the cause with which ctx ended; what was measured
 // until then is in the summary even so. That requests failed is no error: the summary counts them.
 func Run(ctx context.Context, w Workload, targets []Target, o Options) (*Summary, error) {
+	if err := w.Check(len(targets)); err != nil {
+		return nil, err
+	}
 	w = w.withDefaults(len(targets))
-	err := w.validate()
-	if n := len(targets); n < 1 || n > 2 {
-		err = errors.Join(err, fmt.Errorf("%d targets are given; want 1 or 2", n))
-	}
-	if err != nil {
-		return nil, fmt.Errorf("workload: %w", err)
-	}
 	now := time.Now()
 	r := &run{w: w, targets: targets, opts: o, began: now, line: newTimeline(now), totals: map[string]*total{}}
 	r.windows = w.Rounds * len(w.Stages) * len(targets)
@@ -76,7 +70,7 @@ func Run(ctx context.Context, w Workload, targets []Target, o Options) (*Summary
 		}
 		r.out.Targets = append(r.out.Targets, t.Name())
 	}
-	err = r.all(ctx)
+	err := r.all(ctx)
 	r.finish()
 	return r.out, err
 }

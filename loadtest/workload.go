@@ -77,6 +77,18 @@ func (w Workload) withDefaults(targets int) Workload {
 	return w
 }
 
+// Check says what is wrong with a workload for so many targets, without running it.
+func (w Workload) Check(targets int) error {
+	err := w.withDefaults(targets).validate()
+	if targets < 1 || targets > 2 {
+		err = errors.Join(err, fmt.Errorf("%d targets are given; want 1 or 2", targets))
+	}
+	if err != nil {
+		return fmt.Errorf("workload: %w", err)
+	}
+	return nil
+}
+
 func (w Workload) validate() error {
 	var errs []error
 	if w.Dataset == nil {

@@ -113,7 +113,7 @@ func (c *cli) loadtest(cmd *cobra.Command, f *loadFlags, targets []string) error
 	if err != nil {
 		return err
 	}
-	o, err := f.options(cmd, targets)
+	o, err := f.options(cmd, targets, cfg.Tenant)
 	if err != nil {
 		return err
 	}

@@ -44,6 +44,7 @@ func (x *loadFlags) declare(c *cli, cmd *cobra.Command) {
 	f.StringVar(&x.o.Out, "out", "", "`folder` for the results (default loadtest- and the time)")
 	f.StringVar(&x.o.Name, "name", "", "what the report calls the run")
 	f.StringArrayVar(&x.o.Notes, "note", nil, "something the reader of the report should know; repeatable")
+	f.BoolVar(&x.o.CPUProfile, "cpu-profile", false, "leave cpu.pprof of this process in the folder, for go tool pprof")
 
 	f.StringVar(&x.models, "models", "phi3", "`models`, with weights if they differ: phi3:3,hermes:1")
 	f.StringVar(&x.classes, "classes", "standard", "`classes`, with weights if they differ: interactive:1,batch:4")
@@ -75,7 +76,7 @@ func (x *loadFlags) declare(c *cli, cmd *cobra.Command) {
 }
 
 // options makes of the flags what app takes.
-func (x *loadFlags) options(cmd *cobra.Command, targets []string) (app.LoadtestOptions, error) {
+func (x *loadFlags) options(cmd *cobra.Command, targets []string, tenant string) (app.LoadtestOptions, error) {
 	o, w := x.o, x.w
 	o.Targets, o.Command = targets, commandLine(cmd.Context(), cmd)
 	o.Out = cmp.Or(o.Out, resultsFolder())
@@ -89,11 +90,7 @@ func (x *loadFlags) options(cmd *cobra.Command, targets []string) (app.LoadtestO
 	if w.Mix.Classes, err = weights("classes", x.classes); err != nil {
 		return o, err
 	}
-	tenants := x.tenants
-	if tenants == "" {
-		tenants = cmd.Flag("tenant").Value.String()
-	}
-	if w.Mix.Tenants, err = weights("tenants", tenants); err != nil {
+	if w.Mix.Tenants, err = weights("tenants", cmp.Or(x.tenants, tenant)); err != nil {
 		return o, err
 	}
 	if w.Stages, err = x.stageList(); err != nil {

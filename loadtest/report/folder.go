@@ -20,7 +20,7 @@ const (
 )
 
 // maxFileBytes bounds what is read of one file.
-const maxFileBytes = 256 << 20
+const maxFileBytes = 64 << 20
 
 // Run is what a folder holds of a run.
 type Run struct {

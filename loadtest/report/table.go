@@ -19,13 +19,13 @@ type Table struct {
 
 // tables are a run's tables, in the order of the page.
 func tables(s *loadtest.Summary) []Table {
-	out := []Table{totals(s), latencies("Latencies over the whole run, ms", s.Totals, func(b *loadtest.Block) string { return b.Target })}
+	out := []Table{totals(s), latencies("Latencies over the whole run, ms", s.Totals, func(b *loadtest.Block) string { return b.Target }, loadtest.Metrics()...)}
 	if len(s.Differences) > 0 {
 		out = append(out, differences(s))
 	}
 	out = append(out, stages(s))
 	if len(s.Models) > 0 {
-		out = append(out, latencies("Models, ms", s.Models, func(b *loadtest.Block) string { return b.Target + ", " + b.Model }))
+		out = append(out, latencies("Models, ms", s.Models, func(b *loadtest.Block) string { return b.Target + ", " + b.Model }, loadtest.Metrics()...))
 	}
 	if t := failures(s); len(t.Rows) > 0 {
 		out = append(out, t)
@@ -78,9 +78,9 @@ func totals(s *loadtest.Summary) Table {
 }
 
 // latencies are a row for each metric of each block.
-func latencies(title string, blocks []loadtest.Block, name func(*loadtest.Block) string) Table {
+func latencies(title string, blocks []loadtest.Block, name func(*loadtest.Block) string, metrics ...string) Table {
 	t := Table{Title: title, Header: []string{"", "", "count", "mean", "p50", "p90", "p95", "p99", "p99.9", "max"}}
-	for _, metric := range loadtest.Metrics() {
+	for _, metric := range metrics {
 		for i := range blocks {
 			d, ok := blocks[i].Metrics[metric]
 			if !ok {
@@ -94,39 +94,47 @@ func latencies(title string, blocks []loadtest.Block, name func(*loadtest.Block)
 	return t
 }
 
-// stages are a row for each stage of each target: medians of the rounds.
+// stages are a row for each stage of each target: medians of the rounds, with the lowest and the highest.
 func stages(s *loadtest.Summary) Table {
-	t := Table{Title: fmt.Sprintf("Stages, medians of %d", s.Workload.Rounds), Header: []string{
-		"stage", "target", "ok", "failed", "requests/s", "tokens/s", "ttft p50, ms", "ttft p99, ms", "itl p50, ms", "itl p99, ms", "e2el p50, ms", "e2el p99, ms", "CPU, ms per 1,000 tokens",
+	t := Table{Title: fmt.Sprintf("Stages: medians of %d, with the lowest and the highest", s.Workload.Rounds), Header: []string{
+		"stage", "target", "ok", "failed", "requests/s", "tokens/s", "tokens/s while full", "ttft p50, ms", "ttft p99, ms", "itl p50, ms", "itl p99, ms", "e2el p50, ms", "e2el p99, ms",
+		"delivery p99, ms", "CPU, ms per 1,000 tokens", "CPU, ms per request",
 	}}
 	for i, stage := range s.Workload.Stages {
 		for _, target := range s.Targets {
 			of := func(f func(*loadtest.Block) float64) string {
-				v := s.Spread(target, i, func(b *loadtest.Block) (float64, bool) { return f(b), true })
-				if v.Rounds == 0 {
-					return "-"
-				}
-				return number(v.Median)
+				return spread(s.Spread(target, i, func(b *loadtest.Block) (float64, bool) { return f(b), true }))
 			}
 			at := func(metric string, f func(loadtest.Distribution) float64) string {
-				v := s.Spread(target, i, func(b *loadtest.Block) (float64, bool) {
+				return spread(s.Spread(target, i, func(b *loadtest.Block) (float64, bool) {
 					d, ok := b.Metrics[metric]
 					return f(d), ok
-				})
-				if v.Rounds == 0 {
-					return "-"
-				}
-				return number(v.Median)
+				}))
 			}
 			p50, p99 := func(d loadtest.Distribution) float64 { return d.P50 }, func(d loadtest.Distribution) float64 { return d.P99 }
 			t.Rows = append(t.Rows, []string{
 				stage.Name, target, of(func(b *loadtest.Block) float64 { return float64(b.Completed) }), of(func(b *loadtest.Block) float64 { return float64(b.Failed) }),
 				of(func(b *loadtest.Block) float64 { return b.RequestThroughput }), of(func(b *loadtest.Block) float64 { return b.OutputThroughput }),
+				of(func(b *loadtest.Block) float64 { return b.SteadyOutputThroughput }),
 				at(loadtest.TTFT, p50), at(loadtest.TTFT, p99), at(loadtest.ITL, p50), at(loadtest.ITL, p99), at(loadtest.E2EL, p50), at(loadtest.E2EL, p99),
-				of(func(b *loadtest.Block) float64 { return b.CPUPer1000 }),
+				at(loadtest.Delivery, p99), of(func(b *loadtest.Block) float64 { return b.CPUPer1000 }), of(func(b *loadtest.Block) float64 { return b.CPUPerRequest }),
 			})
 		}
 	}
+	return t
+}
+
+// turnedStages is the same with a column for each stage and target, without the figures that nothing has.
+func turnedStages(s *loadtest.Summary) Table {
+	t := stages(s)
+	for i := range t.Rows {
+		t.Rows[i] = append([]string{t.Rows[i][0] + ", " + t.Rows[i][1]}, t.Rows[i][2:]...)
+	}
+	t.Header = append([]string{""}, t.Header[2:]...)
+	t = turned(t)
+	t.Rows = slices.DeleteFunc(t.Rows, func(row []string) bool {
+		return !slices.ContainsFunc(row[1:], func(cell string) bool { return cell != "-" && cell != "0" && cell != "0 (0 to 0)" })
+	})
 	return t
 }
 
@@ -190,7 +198,7 @@ func workload(w *loadtest.WorkloadInfo) string {
 // Text is what a person at a terminal wants to know: the tables of the whole run and of what the queue adds.
 func Text(s *loadtest.Summary) string {
 	var b strings.Builder
-	shown := []Table{totals(s), latencies("Latencies, ms", s.Totals, func(b *loadtest.Block) string { return b.Target })}
+	shown := []Table{totals(s), latencies("Latencies, ms", s.Totals, func(b *loadtest.Block) string { return b.Target }, loadtest.Metrics()...)}
 	if len(s.Differences) > 0 {
 		shown = append(shown, turned(differences(s)))
 	}

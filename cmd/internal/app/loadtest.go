@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/pprof"
 	"slices"
 
 	"github.com/nats-io/nats.go"
@@ -36,6 +37,8 @@ type LoadtestOptions struct {
 	Command []string
 	Notes   []string
 	Version string
+	// CPUProfile leaves a profile of this process for go tool pprof in the folder.
+	CPUProfile bool
 	// Progress hears how it goes, once a second.
 	Progress func(loadtest.Progress)
 }
@@ -43,6 +46,9 @@ type LoadtestOptions struct {
 // Loadtest runs a workload and leaves its results in a folder. If ctx ends before the workload does, what was
 // measured is in the folder, and the error is why ctx ended.
 func Loadtest(ctx context.Context, cfg *Config, o LoadtestOptions) (s *loadtest.Summary, err error) {
+	if err := o.Workload.Check(len(o.Targets)); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUsage, err)
+	}
 	for _, m := range o.Workload.Mix.Models {
 		if _, ok := cfg.Models[m.Name]; !ok && o.Up {
 			return nil, UnknownModel(cfg, m.Name)
@@ -81,23 +87,42 @@ func (o *LoadtestOptions) run(ctx context.Context, targets []loadtest.Target, en
 		return nil, err
 	}
 	log := bufio.NewWriterSize(f, 256<<10)
+	stop, err := o.profiled()
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
 	s, err := loadtest.Run(ctx, o.Workload, targets, loadtest.Options{Log: log, Progress: o.Progress})
-	err = errors.Join(err, log.Flush(), f.Close())
+	err = errors.Join(err, stop(), log.Flush(), f.Close())
 	if s == nil {
-		return nil, fmt.Errorf("%w: %w", ErrUsage, err)
+		return nil, err
 	}
 	s.Name, s.Command = o.Name, o.Command
 	return s, errors.Join(err, report.Save(o.Out, s, env))
+}
+
+// profiled records where this process spends its time until stop is called, if that was asked for.
+func (o *LoadtestOptions) profiled() (stop func() error, err error) {
+	if !o.CPUProfile {
+		return func() error { return nil }, nil
+	}
+	f, err := os.Create(filepath.Join(o.Out, cpuProfile))
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return func() error { pprof.StopCPUProfile(); return f.Close() }, nil
 }
 
 // targets makes the targets. done closes them.
 func (o *LoadtestOptions) targets(ctx context.Context, cfg *Config) (_ []loadtest.Target, done func(), err error) {
 	var out []loadtest.Target
 	var opened stops
-	done = func() { _ = opened.run() } // connections that are closed lose nothing here
+	closeAll := func() { _ = opened.run() } // connections that are closed lose nothing here
 	defer func() {
 		if err != nil {
-			done()
+			closeAll()
 		}
 	}()
 	for _, name := range o.Targets {
@@ -133,7 +158,7 @@ func (o *LoadtestOptions) targets(ctx context.Context, cfg *Config) (_ []loadtes
 			return nil, nil, fmt.Errorf("%w: target %q is neither queue nor direct", ErrUsage, name)
 		}
 	}
-	return out, done, nil
+	return out, closeAll, nil
 }
 
 // upForLoad runs everything in this process until stop is called. The configuration that it returns leads there.
@@ -179,5 +204,8 @@ func upForLoad(ctx context.Context, cfg *Config, o *LoadtestOptions) (own *Confi
 	}
 }
 
-// upLog is the file in the folder of the results that has what broker, workers and engines said.
-const upLog = "up.log"
+// Files in the folder of the results beside those of package report.
+const (
+	upLog      = "up.log"    // what broker, workers and engines said
+	cpuProfile = "cpu.pprof" // for go tool pprof
+)
