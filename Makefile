@@ -21,6 +21,9 @@ FUZZTIME      ?= 60s
 UPFLAGS       ?=
 CHAOSFLAGS    ?=
 VLLMFLAGS     ?=
+LOADFLAGS     ?=
+SCENARIOS     ?=
+NOTE          ?=
 IMAGE         ?= hxp:$(VERSION)
 
 ##@ Run
@@ -93,6 +96,14 @@ bench: ## Run the benchmarks BENCH_COUNT times and compare with the previous run
 bench-once: ## Run each benchmark once, so that none rots
 	go test -run '^$$' -bench . -benchtime 1x -timeout 10m ./...
 
+.PHONY: loadtest
+loadtest: build ## Compare a load through the queue with the same straight to the engine (LOADFLAGS='--rate 500')
+	bin/hxp loadtest compare --up $(LOADFLAGS)
+
+.PHONY: performance
+performance: build ## Measure every scenario and write docs/performance.md (SCENARIOS='jobs batch', NOTE=...)
+	NOTE='$(NOTE)' .ci/performance $(SCENARIOS)
+
 .PHONY: fuzz
 fuzz: ## Fuzz each target for FUZZTIME
 	.ci/fuzz $(FUZZTIME)
@@ -117,7 +128,7 @@ image: ## Build the container image (needs docker)
 
 .PHONY: clean
 clean: ## Remove what was built and measured; keeps .tools/
-	rm -rf bin dist .cover .bench
+	rm -rf bin dist .cover .bench .load
 
 .PHONY: help
 help: ## Print this

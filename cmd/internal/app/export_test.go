@@ -55,3 +55,6 @@ func NewEngine(c *Config, model, where string) (e workers.Engine, own bool, err 
 	e, run, err := c.newEngine(model, where, process{})
 	return e, run != nil, err
 }
+
+// PaceOf is how fast the simulated engine of a model is.
+func PaceOf(c *Config, model string, t Timing) Profile { return c.timing(model, t) }
