@@ -3,6 +3,7 @@ package loadtest
 import (
 	"context"
 	"io"
+	"sync"
 	"time"
 )
 
@@ -115,21 +116,25 @@ func (r *run) pair(ctx context.Context, stage, round int, order []Target) error 
 	return nil
 }
 
-// warmUp sends what does not count, one request after the other to each model: it opens connections and fills caches.
+// warmUp sends what does not count, to every model at the same time: it opens connections and fills caches.
 func (r *run) warmUp(ctx context.Context, t Target) error {
 	const ofWarmUp = -1 // no stage has this number
 	for range r.w.Warmups {
+		var warming sync.WaitGroup
 		for i, m := range r.w.Mix.Models {
 			a, err := r.w.make(ofWarmUp, 0, i)
 			if err != nil {
+				warming.Wait()
 				return err
 			}
 			a.request.Model, a.request.Due = m.Name, time.Now()
-			// How it ends is told by the requests that count.
-			_ = r.do(ctx, t, &a.request, &Observation{})
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
+			warming.Go(func() {
+				_ = r.do(ctx, t, &a.request, &Observation{}) // how it ends is told by the requests that count
+			})
+		}
+		warming.Wait()
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
 		}
 	}
 	return nil

@@ -45,6 +45,8 @@ func (s Stage) withDefaults() Stage {
 	}
 	if s.Name == "" {
 		switch {
+		case s.Concurrency == 1:
+			s.Name = "1 client"
 		case s.Concurrency > 0:
 			s.Name = fmt.Sprintf("%d clients", s.Concurrency)
 		case s.EndRate != s.Rate:
