@@ -91,12 +91,12 @@ func (t *DirectTarget) Do(ctx context.Context, r *Request, o *Observation) error
 		base = t.cfg.URLs[""]
 	}
 	if base == "" {
-		return &Failure{string(schemas.CodeModelNotFound), fmt.Errorf("no URL is given for model %s", r.Model)}
+		return &FailureError{string(schemas.CodeModelNotFound), fmt.Errorf("no URL is given for model %s", r.Model)}
 	}
 	body := r.DirectBody(cmp.Or(t.cfg.ServedNames[r.Model], r.Model))
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimRight(base, "/")+string(r.Endpoint), bytes.NewReader(body))
 	if err != nil {
-		return &Failure{string(schemas.CodeInvalidRequest), err}
+		return &FailureError{string(schemas.CodeInvalidRequest), err}
 	}
 	req.Header.Set("Content-Type", "application/json")
 	if key := t.cfg.APIKeys[r.Model]; key != "" {
@@ -114,14 +114,14 @@ func (t *DirectTarget) Do(ctx context.Context, r *Request, o *Observation) error
 		if err != nil {
 			return failed(ctx, codeTruncated, err)
 		}
-		return &Failure{fmt.Sprintf("http_%d", resp.StatusCode), fmt.Errorf("the engine answers %d: %.200s", resp.StatusCode, text)}
+		return &FailureError{fmt.Sprintf("http_%d", resp.StatusCode), fmt.Errorf("the engine answers %d: %.200s", resp.StatusCode, text)}
 	case r.Stream:
 		err = t.stream(resp.Body, o)
 	default:
 		err = whole(resp.Body, o)
 	}
 	if err == nil && o.Finish == "abort" {
-		return &Failure{codeAborted, errors.New("the engine ended the answer with finish_reason abort")}
+		return &FailureError{codeAborted, errors.New("the engine ended the answer with finish_reason abort")}
 	}
 	if err != nil {
 		if why := ended(ctx); why != nil {
@@ -136,7 +136,7 @@ func failed(ctx context.Context, code string, err error) error {
 	if why := ended(ctx); why != nil {
 		return why
 	}
-	return &Failure{code, err}
+	return &FailureError{code, err}
 }
 
 // stream reads an answer in chunks.
@@ -146,20 +146,20 @@ func (t *DirectTarget) stream(body io.Reader, o *Observation) error {
 	for {
 		data, err := events.Next()
 		if errors.Is(err, io.EOF) {
-			return &Failure{codeTruncated, errors.New("the answer ends without [DONE]")}
+			return &FailureError{codeTruncated, errors.New("the answer ends without [DONE]")}
 		}
 		if err != nil {
-			return &Failure{codeTruncated, err}
+			return &FailureError{codeTruncated, err}
 		}
 		if string(data) == "[DONE]" {
 			break
 		}
 		now := time.Now()
 		if err := openai.ParseChunk(data, &chunk); err != nil {
-			return &Failure{codeMalformed, err}
+			return &FailureError{codeMalformed, err}
 		}
 		if chunk.Error != nil {
-			return &Failure{string(schemas.CodeEngineUnavailable), fmt.Errorf("the engine says: %.200s", chunk.Error)}
+			return &FailureError{string(schemas.CodeEngineUnavailable), fmt.Errorf("the engine says: %.200s", chunk.Error)}
 		}
 		o.choices(chunk.Parts, now)
 		if chunk.Usage != nil {
@@ -168,7 +168,7 @@ func (t *DirectTarget) stream(body io.Reader, o *Observation) error {
 	}
 	// The connection is used again only after the body's end was read.
 	if _, err := events.Next(); err != nil && !errors.Is(err, io.EOF) {
-		return &Failure{codeTruncated, err}
+		return &FailureError{codeTruncated, err}
 	}
 	return nil
 }
@@ -177,10 +177,10 @@ func (t *DirectTarget) stream(body io.Reader, o *Observation) error {
 func whole(body io.Reader, o *Observation) error {
 	data, err := io.ReadAll(io.LimitReader(body, maxReplyBytes+1))
 	if err != nil {
-		return &Failure{codeTruncated, err}
+		return &FailureError{codeTruncated, err}
 	}
 	if len(data) > maxReplyBytes {
-		return &Failure{string(schemas.CodePayloadTooLarge), fmt.Errorf("the answer is longer than %d bytes", maxReplyBytes)}
+		return &FailureError{string(schemas.CodePayloadTooLarge), fmt.Errorf("the answer is longer than %d bytes", maxReplyBytes)}
 	}
 	var reply struct {
 		Choices []struct {
@@ -193,10 +193,10 @@ func whole(body io.Reader, o *Observation) error {
 		Usage *schemas.Usage `json:"usage"`
 	}
 	if err := json.Unmarshal(data, &reply); err != nil {
-		return &Failure{codeMalformed, err}
+		return &FailureError{codeMalformed, err}
 	}
 	if len(reply.Choices) == 0 {
-		return &Failure{codeMalformed, fmt.Errorf("the answer has no choices: %.200s", data)}
+		return &FailureError{codeMalformed, fmt.Errorf("the answer has no choices: %.200s", data)}
 	}
 	first := reply.Choices[0]
 	o.Usage, o.Finish = reply.Usage, first.FinishReason

@@ -71,7 +71,7 @@ func TestEveryWayThatAnEngineFailsHasACode(t *testing.T) {
 			if loadtest.FailureCode(err) != c.code || err == nil || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("code %q, error %v; want %q with %q in it", loadtest.FailureCode(err), err, c.code, c.says)
 			}
-			if f, ok := errors.AsType[*loadtest.Failure](err); !ok || errors.Unwrap(f) == nil {
+			if f, ok := errors.AsType[*loadtest.FailureError](err); !ok || errors.Unwrap(f) == nil {
 				t.Errorf("error %v is no failure with a cause", err)
 			}
 		})
@@ -129,7 +129,7 @@ func TestARequestThatEndsEarlySaysWhy(t *testing.T) {
 func TestTheModelIsPutIntoTheBody(t *testing.T) {
 	t.Parallel()
 	for body, want := range map[string]string{
-		`{}`: `{"model":"m"}`, ` { "prompt":1}`: `{"model":"m", "prompt":1}`, `{"prompt":1}`: `{"model":"m","prompt":1}`,
+		`{}`: `{"model":"m"}`, "\t{ \"prompt\":1}": `{"model":"m", "prompt":1}`, `{"prompt":1}`: `{"model":"m","prompt":1}`,
 	} {
 		r := loadtest.Request{Body: []byte(body)}
 		if got := string(r.DirectBody("m")); got != want {

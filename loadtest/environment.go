@@ -60,7 +60,7 @@ func head(file string) []byte {
 	if err != nil {
 		return nil
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()                 // it is only read
 	data, _ := io.ReadAll(io.LimitReader(f, 64<<10)) // what was read will do
 	return data
 }

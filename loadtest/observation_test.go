@@ -28,10 +28,11 @@ func TestTimesAreThoseOfVLLM(t *testing.T) {
 	o.End = at(120)
 	ttft, tpot, e2el, lag := o.Times(due)
 	for _, c := range []struct {
-		name      string
-		got, want time.Duration
+		name string
+		got  time.Duration
+		want int64 // in milliseconds
 	}{{"ttft", ttft, 40}, {"tpot", tpot, 20}, {"e2el", e2el, 100}, {"lag", lag, 5}} {
-		if c.got != c.want*time.Millisecond {
+		if c.got.Milliseconds() != c.want || c.got%time.Millisecond != 0 {
 			t.Errorf("%s = %v, want %d ms", c.name, c.got, c.want)
 		}
 	}

@@ -72,7 +72,7 @@ func (t *QueueTarget) client(tenant string) (*producer.Client, error) {
 func (t *QueueTarget) Do(ctx context.Context, r *Request, o *Observation) error {
 	c, err := t.client(r.Tenant)
 	if err != nil {
-		return &Failure{string(schemas.CodeInvalidRequest), err}
+		return &FailureError{string(schemas.CodeInvalidRequest), err}
 	}
 	o.Sent = time.Now()
 	s, err := c.Submit(ctx, schemas.Job{Model: r.Model, Class: r.Class, Endpoint: r.Endpoint, Body: json.RawMessage(r.Body), Stream: r.Stream})
@@ -101,9 +101,9 @@ func refused(ctx context.Context, err error) error {
 	code := string(schemas.ErrorCode(err))
 	switch {
 	case code != "":
-		return &Failure{code, err}
+		return &FailureError{code, err}
 	case ctx.Err() == nil && errors.Is(err, producer.ErrTimeout):
-		return &Failure{codeTimeout, err}
+		return &FailureError{codeTimeout, err}
 	default:
 		return failed(ctx, codeConnection, err)
 	}
@@ -155,9 +155,9 @@ func (w *watch) read(ctx context.Context, s *producer.Stream) error {
 	}
 	switch {
 	case failure != nil:
-		return &Failure{string(failure.Code), failure}
+		return &FailureError{string(failure.Code), failure}
 	case !w.over:
-		return &Failure{codeTruncated, errors.New("the stream ends without a terminal event")}
+		return &FailureError{codeTruncated, errors.New("the stream ends without a terminal event")}
 	default:
 		return nil
 	}
@@ -168,9 +168,9 @@ func (w *watch) broken(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(err, producer.ErrGap):
 		w.o.Gap = true
-		return &Failure{codeGap, err}
+		return &FailureError{codeGap, err}
 	case errors.Is(err, producer.ErrConflict):
-		return &Failure{codeConflict, err}
+		return &FailureError{codeConflict, err}
 	default:
 		return failed(ctx, codeConnection, err)
 	}
@@ -189,15 +189,15 @@ func (w *watch) see(e *schemas.Event, now time.Time) error {
 	}
 	w.last = e.Seq
 	o.Attempts = max(o.Attempts, e.Attempt)
-	switch {
-	case e.Kind == schemas.Accepted:
+	switch e.Kind {
+	case schemas.Accepted:
 		return nil
-	case e.Kind == schemas.Restarted:
+	case schemas.Restarted:
 		o.void()
-	case e.Kind == schemas.DeltaKind:
+	case schemas.DeltaKind:
 		var err error
 		if w.parts, err = openai.ParseChoices(e.Choices, w.parts[:0]); err != nil {
-			return &Failure{codeMalformed, fmt.Errorf("event %d: %w", e.Seq, err)}
+			return &FailureError{codeMalformed, fmt.Errorf("event %d: %w", e.Seq, err)}
 		}
 		o.choices(w.parts, now)
 	}

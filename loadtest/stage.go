@@ -126,19 +126,15 @@ func (s Stage) reaches(sum float64) (at time.Duration, ok bool) {
 	if s.EndRate != s.Rate {
 		b = (s.EndRate - s.Rate) / s.Duration.Seconds()
 	}
-	var t float64
-	switch {
-	case b == 0:
-		t = sum / a
-	default:
+	t := sum / a
+	if b != 0 && sum == 0 {
+		t = 0
+	} else if b != 0 {
 		root := a*a + 2*b*sum
 		if root < 0 {
 			return 0, false // the ramp has come down to nothing before
 		}
 		t = 2 * sum / (a + math.Sqrt(root)) // of the two forms the one that subtracts nothing
-		if sum == 0 {
-			t = 0
-		}
 	}
 	if t > math.MaxInt64/1e9/2 {
 		return 0, false

@@ -20,8 +20,8 @@ const (
 	Direct = "direct"
 )
 
-// Failure is a request that did not end well.
-type Failure struct {
+// FailureError is why a request did not end well.
+type FailureError struct {
 	// Code is one of package schemas, or timeout, interrupted, connection, truncated, malformed, gap, conflict, aborted
 	// or http_ with a status.
 	Code string
@@ -29,17 +29,17 @@ type Failure struct {
 }
 
 // Error returns the code and the cause.
-func (f *Failure) Error() string { return f.Code + ": " + f.Err.Error() }
+func (f *FailureError) Error() string { return f.Code + ": " + f.Err.Error() }
 
 // Unwrap returns the cause.
-func (f *Failure) Unwrap() error { return f.Err }
+func (f *FailureError) Unwrap() error { return f.Err }
 
-// FailureCode is the code of the [Failure] in err's chain, "unknown" if there is none, and "" for nil.
+// FailureCode is the code of the [FailureError] in err's chain, "unknown" if there is none, and "" for nil.
 func FailureCode(err error) string {
 	if err == nil {
 		return ""
 	}
-	if f, ok := errors.AsType[*Failure](err); ok {
+	if f, ok := errors.AsType[*FailureError](err); ok {
 		return f.Code
 	}
 	return "unknown"
@@ -61,13 +61,13 @@ const (
 var errTimedOut = errors.New("the request's time is over")
 
 // ended tells why the context of a request ended, nil if it has not.
-func ended(ctx context.Context) *Failure {
+func ended(ctx context.Context) *FailureError {
 	if ctx.Err() == nil {
 		return nil
 	}
 	cause := context.Cause(ctx)
 	if errors.Is(cause, errTimedOut) {
-		return &Failure{codeTimeout, cause}
+		return &FailureError{codeTimeout, cause}
 	}
-	return &Failure{codeInterrupted, cause}
+	return &FailureError{codeInterrupted, cause}
 }

@@ -161,7 +161,7 @@ func (x *loadFlags) read(seed uint64) (loadtest.Dataset, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // it is only read
 	d, err := recorded(f)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", app.ErrUsage, x.path, err)

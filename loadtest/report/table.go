@@ -158,10 +158,10 @@ func differences(s *loadtest.Summary) Table {
 
 // spread writes a median with its bounds.
 func spread(v loadtest.Spread) string {
-	switch {
-	case v.Rounds == 0:
+	switch v.Rounds {
+	case 0:
 		return "-"
-	case v.Rounds == 1:
+	case 1:
 		return number(v.Median)
 	default:
 		return fmt.Sprintf("%s (%s to %s)", number(v.Median), number(v.Min), number(v.Max))
