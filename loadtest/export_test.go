@@ -68,3 +68,13 @@ func SeeAfterEnd(e *schemas.Event) bool {
 	w := watch{o: &Observation{}, over: true}
 	return w.see(e, time.Now()) == nil && w.o.Doubled
 }
+
+// Body makes the body of the n-th request of a dataset.
+func Body(d Dataset, n int) ([]byte, error) {
+	w := Workload{Dataset: d, Mix: Mix{Models: []Weighted{{Name: "phi3"}}}}.withDefaults(1)
+	a, err := w.make(0, 0, n)
+	if err != nil {
+		return nil, err
+	}
+	return (&a.request).DirectBody("phi3"), nil
+}
