@@ -58,6 +58,12 @@ func Timeline(began time.Time, at ...time.Time) (width time.Duration, buckets []
 	return l.width, l.buckets
 }
 
+// Busy reads how long all cores have computed, and Others how many of them were others'.
+func Busy(stat string) time.Duration { return busy(stat) }
+
+// Others is how many cores other processes used.
+func Others(machine, own, took time.Duration) float64 { return others(machine, own, took) }
+
 // Broken is the failure of a stream that ended with err.
 func Broken(ctx context.Context, err error) error {
 	return (&watch{o: &Observation{}}).broken(ctx, err)

@@ -48,6 +48,7 @@ type total struct {
 	models   map[string]*tally
 	duration time.Duration
 	cpu      time.Duration
+	machine  time.Duration
 	peak     int
 	maxRate  float64
 }
@@ -119,10 +120,12 @@ func (r *run) pair(ctx context.Context, stage, round int, order []Target) error 
 // warmUp sends what does not count, to every model at the same time: it opens connections and fills caches.
 func (r *run) warmUp(ctx context.Context, t Target) error {
 	const ofWarmUp = -1 // no stage has this number
+	warm := r.w
+	warm.OutputTokens = 8 // the length of the answers warms nothing
 	for range r.w.Warmups {
 		var warming sync.WaitGroup
 		for i, m := range r.w.Mix.Models {
-			a, err := r.w.make(ofWarmUp, 0, i)
+			a, err := warm.make(ofWarmUp, 0, i)
 			if err != nil {
 				warming.Wait()
 				return err
@@ -166,6 +169,7 @@ func (r *run) finish() {
 		b := t.tally.block(t.duration, true)
 		b.Target, b.Peak, b.MaxOutputPerSecond = name, t.peak, t.maxRate
 		b.cpu(t.cpu)
+		b.OtherCores = others(t.machine, t.cpu, t.duration)
 		b.GoodputBounds = r.out.Workload.Goodput
 		s.Totals = append(s.Totals, b)
 		for _, m := range r.w.Mix.Models {

@@ -113,9 +113,11 @@ type Block struct {
 	SteadyOutputThroughput  float64 `json:"steady_output_throughput,omitempty"`
 	SteadyRequestThroughput float64 `json:"steady_request_throughput,omitempty"`
 
-	CPUSeconds     float64        `json:"cpu_seconds"`
-	CPUPer1000     float64        `json:"cpu_ms_per_1000_tokens"`
-	CPUPerRequest  float64        `json:"cpu_ms_per_request"`
+	CPUSeconds    float64 `json:"cpu_seconds"`
+	CPUPer1000    float64 `json:"cpu_ms_per_1000_tokens"`
+	CPUPerRequest float64 `json:"cpu_ms_per_request"`
+	// OtherCores is how many cores processes of others used meanwhile: what was not there for the measurement.
+	OtherCores     float64        `json:"other_cores"`
 	Redeliveries   int            `json:"redeliveries"`
 	Lost           int            `json:"lost"`
 	Doubled        int            `json:"duplicated"`

@@ -101,6 +101,23 @@ func TestStagesAreNamedByTheirLoad(t *testing.T) {
 	}
 }
 
+func TestTheWorkOfOthersIsTold(t *testing.T) {
+	t.Parallel()
+	for stat, want := range map[string]time.Duration{
+		"cpu  100 20 3 9999 50 4 5 6 0 0\ncpu0 1": 1380 * time.Millisecond, "": 0, "intr 1 2 3 4 5 6 7 8 9": 0, "cpu a b c d e f g h i": 0,
+	} {
+		if got := loadtest.Busy(stat); got != want {
+			t.Errorf("Busy(%q) = %v, want %v", stat, got, want)
+		}
+	}
+	if got := loadtest.Others(5*time.Second, 2*time.Second, 2*time.Second); got != 1.5 {
+		t.Errorf("%g cores, want 1.5", got)
+	}
+	if loadtest.Others(0, time.Second, time.Second) != 0 || loadtest.Others(time.Second, 2*time.Second, time.Second) != 0 {
+		t.Error("nothing is told, or less than nothing")
+	}
+}
+
 func TestTheMachineIsDescribed(t *testing.T) {
 	t.Parallel()
 	e := loadtest.Observe("v1")

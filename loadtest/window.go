@@ -30,7 +30,7 @@ func (r *run) window(ctx context.Context, t Target, stage, round int, replies *r
 	defer fail(nil)
 	r.line.target = t.Name()
 	w := &window{r: r, t: t, s: s, stage: stage, round: round, replies: replies, failed: fail}
-	cpu, began := cpuTime(), time.Now()
+	cpu, machine, began := cpuTime(), machineTime(), time.Now()
 	w.rec = &recorder{
 		began: began, goodput: r.w.Goodput, line: r.line, all: newTally(), models: total.models,
 		log:    &requestLog{w: r.opts.Log, began: r.began, target: t.Name(), stage: s.Name, round: round},
@@ -47,7 +47,8 @@ func (r *run) window(ctx context.Context, t Target, stage, round int, replies *r
 	took := time.Since(began)
 	stop()
 	r.done++
-	w.sum(total, sent, took, cpuTime()-cpu)
+	cpu, machine = cpuTime()-cpu, machineTime()-machine
+	w.sum(total, sent, took, cpu, machine)
 	if w.rec.logErr != nil {
 		return w.rec.logErr
 	}
@@ -58,7 +59,7 @@ func (r *run) window(ctx context.Context, t Target, stage, round int, replies *r
 }
 
 // sum makes the window's block, and adds it to its target's.
-func (w *window) sum(total *total, sent, took, cpu time.Duration) {
+func (w *window) sum(total *total, sent, took, cpu, machine time.Duration) {
 	c := w.rec
 	b := c.all.block(took, false)
 	b.Target, b.Stage, b.Round, b.Peak = w.t.Name(), w.s.Name, w.round, c.peak
@@ -71,10 +72,12 @@ func (w *window) sum(total *total, sent, took, cpu time.Duration) {
 		b.SteadyOutputThroughput, b.SteadyRequestThroughput = c.output/span, c.requests/span
 	}
 	b.cpu(cpu)
+	b.OtherCores = others(machine, cpu, took)
 	w.r.out.Windows = append(w.r.out.Windows, b)
 	total.tally.merge(c.all)
 	total.duration += took
 	total.cpu += cpu
+	total.machine += machine
 	total.peak = max(total.peak, c.peak)
 	total.maxRate = max(total.maxRate, b.MaxOutputPerSecond)
 }

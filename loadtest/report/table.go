@@ -67,6 +67,7 @@ func totals(s *loadtest.Summary) Table {
 	row("most requests at once", count(func(b *loadtest.Block) int { return b.Peak }))
 	row("CPU of the process, ms per 1,000 tokens", figure(func(b *loadtest.Block) float64 { return b.CPUPer1000 }))
 	row("CPU of the process, ms per request", figure(func(b *loadtest.Block) float64 { return b.CPUPerRequest }))
+	row("cores used by other processes", figure(func(b *loadtest.Block) float64 { return b.OtherCores }))
 	row("delivered again to another worker", count(func(b *loadtest.Block) int { return b.Redeliveries }))
 	row("lost", count(func(b *loadtest.Block) int { return b.Lost }))
 	row("answered twice", count(func(b *loadtest.Block) int { return b.Doubled }))
@@ -98,7 +99,7 @@ func latencies(title string, blocks []loadtest.Block, name func(*loadtest.Block)
 func stages(s *loadtest.Summary) Table {
 	t := Table{Title: fmt.Sprintf("Stages: medians of %d, with the lowest and the highest", s.Workload.Rounds), Header: []string{
 		"stage", "target", "ok", "failed", "requests/s", "tokens/s", "tokens/s while full", "ttft p50, ms", "ttft p99, ms", "itl p50, ms", "itl p99, ms", "e2el p50, ms", "e2el p99, ms",
-		"delivery p99, ms", "CPU, ms per 1,000 tokens", "CPU, ms per request",
+		"delivery p99, ms", "queue wait p99, ms", "CPU, ms per 1,000 tokens", "CPU, ms per request", "cores used by others",
 	}}
 	for i, stage := range s.Workload.Stages {
 		for _, target := range s.Targets {
@@ -117,7 +118,8 @@ func stages(s *loadtest.Summary) Table {
 				of(func(b *loadtest.Block) float64 { return b.RequestThroughput }), of(func(b *loadtest.Block) float64 { return b.OutputThroughput }),
 				of(func(b *loadtest.Block) float64 { return b.SteadyOutputThroughput }),
 				at(loadtest.TTFT, p50), at(loadtest.TTFT, p99), at(loadtest.ITL, p50), at(loadtest.ITL, p99), at(loadtest.E2EL, p50), at(loadtest.E2EL, p99),
-				at(loadtest.Delivery, p99), of(func(b *loadtest.Block) float64 { return b.CPUPer1000 }), of(func(b *loadtest.Block) float64 { return b.CPUPerRequest }),
+				at(loadtest.Delivery, p99), at(loadtest.QueueWait, p99), of(func(b *loadtest.Block) float64 { return b.CPUPer1000 }), of(func(b *loadtest.Block) float64 { return b.CPUPerRequest }),
+				of(func(b *loadtest.Block) float64 { return b.OtherCores }),
 			})
 		}
 	}
