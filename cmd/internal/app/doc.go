@@ -32,6 +32,14 @@
 // A model's engine is a URL, or the process's own: started by vllm serve or simulated. An engine
 // of the process's own starts before the workers and stops after them.
 //
+// A simulated engine is as fast as the command says, or as the profile that sim.profile names: figures of real
+// GPUs with their sources, in profiles.yaml.
+//
+// # Load tests
+//
+// [Loadtest] makes the targets of package loadtest from the configuration, on a running queue or on an [Up] of its own
+// in a temporary folder, and leaves the results in another.
+//
 // # Shutdown
 //
 // What was started first stops last: workers hand back or finish what they run, then the metrics
