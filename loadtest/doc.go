@@ -20,8 +20,9 @@
 // grows slower, or an engine whose prefix cache is warm for whoever comes second, favours neither. Windows, and not
 // request by request: requests of both kinds in one engine at the same time would take each other's slots
 // and cores, so that neither throughput nor CPU could be told apart, and each would be measured at a load
-// that nobody asked for. What is compared are the windows of one pair; of the rounds the summary has the
-// median, the lowest and the highest.
+// that nobody asked for. Where both go to one engine, a worker that bounds its jobs by the engine's load sees what is left of the
+// direct window, and begins the next one carefully: give each a replica of its own, as hxp loadtest --up does.
+// What is compared are the windows of one pair; of the rounds the summary has the median, the lowest and the highest.
 //
 // # Open loop
 //

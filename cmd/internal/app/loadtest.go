@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime/pprof"
 	"slices"
+	"sync"
 
 	"github.com/nats-io/nats.go"
 
@@ -185,7 +187,7 @@ func upForLoad(ctx context.Context, cfg *Config, o *LoadtestOptions) (own *Confi
 			Stderr: said, Started: func(r Running) { started <- r },
 		})
 	}()
-	stop = func() error {
+	stopUp := func() error {
 		cancel()
 		<-ended
 		return errors.Join(failed, said.Close(), os.RemoveAll(data))
@@ -195,13 +197,40 @@ func upForLoad(ctx context.Context, cfg *Config, o *LoadtestOptions) (own *Confi
 		own = &Config{}
 		*own = *cfg
 		own.NATS.URL, own.NATS.Creds, own.NATS.User, own.NATS.Password = r.NATS, "", "", ""
-		o.Direct = r.Engines
-		return own, stop, nil
+		directly, err := o.enginesApart(ctx, cfg, models)
+		if err != nil {
+			return nil, nil, errors.Join(err, stopUp())
+		}
+		return own, func() error { return errors.Join(directly(), stopUp()) }, nil
 	case <-ended:
-		return nil, nil, stop()
+		return nil, nil, stopUp()
 	case <-ctx.Done():
-		return nil, nil, errors.Join(context.Cause(ctx), stop())
+		return nil, nil, errors.Join(context.Cause(ctx), stopUp())
 	}
+}
+
+// enginesApart runs engines for the direct target, the same as those behind the workers. A worker gives a shared engine
+// fewer jobs as long as it finds requests of others in it, so that what was sent directly in one window
+// would slow the queue down in the next.
+func (o *LoadtestOptions) enginesApart(ctx context.Context, cfg *Config, models []string) (stop func() error, err error) {
+	var failed []error
+	var mu sync.Mutex
+	h := newHouse(ctx, func(err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		failed = append(failed, err)
+	})
+	stop = func() error { return errors.Join(h.stop(), errors.Join(failed...)) }
+	o.Direct = map[string]string{}
+	for _, m := range models {
+		sim, err := cfg.newSimulation(ctx, m, net.JoinHostPort(cfg.Network.Internal.Localhost, "0"), o.Timing)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("simulated engine of %s: %w", m, err), stop())
+		}
+		o.Direct[m] = sim.url()
+		h.run(m, "simulated engine", sim)
+	}
+	return stop, nil
 }
 
 // Files in the folder of the results beside those of package report.
