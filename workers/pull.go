@@ -18,6 +18,8 @@ import (
 const (
 	pullExpiry    = 10 * time.Second
 	pullHeartbeat = time.Second
+	// pullBuffer is how many of the broker's messages a waiting pull has room for.
+	pullBuffer = 64
 )
 
 // puller takes jobs off the queue: in bulk while there are some, and with one waiting pull for
@@ -316,28 +318,27 @@ func (p *puller) settleOffered() {
 // wait keeps one pull for one job at the broker while the worker is idle.
 func (p *puller) wait(ctx context.Context, class schemas.Class) {
 	for p.awaitIdle(class) {
-		pull, err := p.consumers[class].Messages(jetstream.PullMaxMessages(1),
-			jetstream.PullExpiry(pullExpiry), jetstream.PullHeartbeat(pullHeartbeat))
+		pull, err := p.pull(class)
 		if err != nil {
 			p.pullFault(ctx, class, err)
 			continue
 		}
-		p.mu.Lock()
-		p.out[class], p.live[class] = pull, p.waiting[class]
-		if !p.waiting[class] {
-			p.end(pull)
-		}
-		p.mu.Unlock()
-		for {
+		p.put(class, pull)
+		for brought := false; ; {
 			msg, err := pull.Next()
 			if errors.Is(err, jetstream.ErrMsgIteratorClosed) {
-				break
+				if pull = p.again(ctx, class, brought); pull == nil {
+					break
+				}
+				brought = false
+				continue
 			}
 			if err != nil {
 				p.end(pull) // the broker may still have the request: the next goes under an inbox of its own
 				p.pullFault(ctx, class, err)
 				continue
 			}
+			brought = true
 			p.offer(ctx, class, msg)
 		}
 		p.mu.Lock()
@@ -346,6 +347,40 @@ func (p *puller) wait(ctx context.Context, class schemas.Class) {
 		p.mu.Unlock()
 		p.nudge() // the slot that it kept can be fetched for
 	}
+}
+
+// pull makes a pull that waits for one job. The client drops what its buffer has no room for, so that there is
+// room for what the broker says besides: of a job that is dropped nobody knows until its lease ends.
+func (p *puller) pull(class schemas.Class) (jetstream.MessagesContext, error) {
+	return p.consumers[class].Messages(jetstream.StopAfter(1), jetstream.PullMaxMessages(pullBuffer),
+		jetstream.PullExpiry(pullExpiry), jetstream.PullHeartbeat(pullHeartbeat))
+}
+
+// put makes a pull that of its class.
+func (p *puller) put(class schemas.Class, pull jetstream.MessagesContext) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.out[class], p.live[class] = pull, p.waiting[class]
+	if !p.waiting[class] {
+		p.end(pull)
+	}
+}
+
+// again returns a pull in place of one that has ended because it brought its job, while the class is to have one.
+func (p *puller) again(ctx context.Context, class schemas.Class, brought bool) jetstream.MessagesContext {
+	p.mu.Lock()
+	wanted := brought && p.waiting[class]
+	p.mu.Unlock()
+	if !wanted {
+		return nil
+	}
+	pull, err := p.pull(class)
+	if err != nil {
+		p.pullFault(ctx, class, err)
+		return nil
+	}
+	p.put(class, pull)
+	return pull
 }
 
 // awaitIdle blocks until a waiting pull of the class is wanted and reports false once the puller has stopped.

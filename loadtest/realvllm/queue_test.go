@@ -215,13 +215,18 @@ func long(text []byte) (stop string, begins, ends int) {
 // wentOn says how long it took until a job went on.
 func (j *job) wentOn(t *testing.T, took time.Duration) string {
 	t.Helper()
-	return fmt.Sprintf("%s, kept %d tokens", seconds(took), j.kept(t))
+	said := fmt.Sprintf("%s, kept %d tokens", seconds(took), j.kept(t))
+	if n := len(j.resumed) - 1; n > 0 {
+		said += fmt.Sprintf(", %d leases lost besides", n)
+	}
+	return said
 }
 
-// kept holds that an interrupted reply did not begin again, and returns how many tokens it went on from.
+// kept holds that an interrupted reply did not begin again, and returns how many tokens it went on from. On a machine
+// that starts two engines at once a worker may lose its leases besides: that is excused, and the reply goes on again.
 func (j *job) kept(t *testing.T) int {
 	t.Helper()
-	if len(j.again) > 0 || len(j.resumed) != 1 {
+	if len(j.again) > 0 || len(j.resumed) == 0 || slices.ContainsFunc(j.resumed[1:], func(e schemas.Event) bool { return !e.Excused }) {
 		t.Errorf("%v, restarted for %v; want one resumed", j.kinds, j.again)
 		return 0
 	}
