@@ -6,6 +6,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"github.com/hxp-enterprise/hxp/internal/queue"
 	"github.com/hxp-enterprise/hxp/schemas"
@@ -157,4 +160,43 @@ func TestLostConsumerIsSaidAndPullingGoesOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.result(b.submit(schemas.Job{Class: schemas.Batch}))
+}
+
+// TestJobAmongHeartbeats has a job come to a waiting pull together with what else a broker says, faster than the
+// worker reads it.
+func TestJobAmongHeartbeats(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, queue.Config{Lease: 3 * time.Second})
+	var mu sync.Mutex
+	var inbox string
+	sub, err := b.nc.Subscribe("$JS.API.CONSUMER.MSG.NEXT."+schemas.JobsStream(model)+".>", func(m *nats.Msg) {
+		mu.Lock()
+		defer mu.Unlock()
+		// The last one that waits for a standard job.
+		if strings.HasSuffix(m.Subject, string(schemas.Standard)) && strings.Contains(string(m.Data), "idle_heartbeat") {
+			inbox = m.Reply
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = sub.Unsubscribe() })
+	b.run(says("done"), workers.Config{})
+	for i := range 20 {
+		var to string
+		waitFor(t, "a waiting pull", func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			to, inbox = inbox, ""
+			return to != ""
+		})
+		for range 20 {
+			if err := b.nc.PublishMsg(&nats.Msg{Subject: to, Header: nats.Header{"Status": {"100"}, "Description": {"Idle Heartbeat"}}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if r := b.result(b.submit(schemas.Job{})); r.Attempts != 1 {
+			t.Fatalf("job %d was answered in attempt %d: it was delivered before, and dropped", i, r.Attempts)
+		}
+	}
 }
