@@ -78,7 +78,7 @@ chaos: tools ## Kill, freeze and restart every part under load, long form (CHAOS
 
 .PHONY: chaos-short
 chaos-short: tools ## The same in about two minutes
-	.ci/some-tests go test -tags chaos -count=1 -v -timeout 8m ./loadtest/chaos $(CHAOSFLAGS)
+	.ci/some-tests go test -tags chaos -count=1 -v -timeout 15m ./loadtest/chaos $(CHAOSFLAGS)
 
 .PHONY: test-vllm
 test-vllm: tools ## Run hxp against real vLLM processes on this CPU; write docs/verification.md (VLLMFLAGS='-run /phi3')
