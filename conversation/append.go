@@ -35,6 +35,8 @@ type Begun struct {
 	// Committed is set if the turn is in the session already: this is a redelivery, and
 	// [Store.Turns] has the reply.
 	Committed bool
+	// Beside are the other turns in flight, and those that this call found to be so no longer.
+	Beside []string
 }
 
 // Leaf is Parent as [PathQuery] takes it.
@@ -53,6 +55,9 @@ func (s *Store) Begin(ctx context.Context, ref Ref, b BeginTurn) (*Begun, error)
 		return nil, err
 	}
 	out := &Begun{Turn: turn, Rev: r.int(), Parent: r.text(), Branch: r.text(), Committed: r.bool()}
+	if beside := r.texts(); len(beside) > 0 {
+		out.Beside = beside
+	}
 	return out, r.err
 }
 

@@ -256,8 +256,8 @@ func TestPendingTurns(t *testing.T) {
 		if got := conversation.WireError(err).Code; got != schemas.CodeSessionConflict {
 			t.Errorf("code = %s", got)
 		}
-		if _, err = begin(conversation.BeginTurn{Job: "b"}); err != nil { // it branches
-			t.Error(err)
+		if got, err := begin(conversation.BeginTurn{Job: "b"}); err != nil || cmp.Diff([]string{"t-a"}, got.Beside) != "" { // it branches
+			t.Errorf("Begin beside another = %+v, %v", got, err)
 		}
 		_, err = begin(conversation.BeginTurn{Job: "c"})
 		is(t, "a third", err, conversation.ErrTooLarge)
@@ -303,8 +303,11 @@ func TestPendingTurnsEnd(t *testing.T) {
 			t.Fatal(err)
 		}
 		for {
-			_, err := e.Begin(t.Context(), ref, conversation.BeginTurn{Job: "next", Serialize: true})
+			got, err := e.Begin(t.Context(), ref, conversation.BeginTurn{Job: "next", Serialize: true})
 			if err == nil {
+				if cmp.Diff([]string{"t-lost"}, got.Beside) != "" {
+					t.Errorf("beside = %v, want the turn that has just ended", got.Beside)
+				}
 				break
 			}
 			is(t, "Begin", err, conversation.ErrConflict)

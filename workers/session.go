@@ -162,6 +162,9 @@ func (w *Worker) beginTurn(ctx context.Context, r *run, b *body, ref conversatio
 		claim.Parent, claim.Branch = cmp.Or(t.Parent, conversation.Root), t.Branch
 	}
 	begun, err := w.cfg.Conversations.Begin(ctx, ref, claim)
+	if waits := w.followsPending(ctx, r, ref, claim, begun, err); waits != nil {
+		return nil, waits
+	}
 	fresh := (claim.Parent == "" || claim.Parent == conversation.Root) && (claim.Branch == "" || claim.Branch == conversation.DefaultBranch) &&
 		(claim.ExpectRev == nil || *claim.ExpectRev == 0)
 	if !errors.Is(err, conversation.ErrNotFound) || !fresh {

@@ -72,7 +72,7 @@ func (w *Worker) owed(ctx context.Context, r *run, result *schemas.Result) (*lat
 	l := &lateTurn{ref: conversation.Ref{Tenant: r.job.Tenant, ID: t.Session}}
 	made, err := w.remake(ctx, r, result)
 	if e, ok := errors.AsType[*schemas.Error](err); ok && !e.Retryable || errors.Is(err, errNoReply) {
-		w.loseTurn(r, t.Session, err)
+		w.loseTurn(ctx, r, l.ref, err)
 		return nil, nil
 	}
 	if err != nil {
@@ -105,10 +105,11 @@ func (w *Worker) remake(ctx context.Context, r *run, result *schemas.Result) (*c
 	return t.finished(r.job, result)
 }
 
-// loseTurn gives up a turn that a Result has promised.
-func (w *Worker) loseTurn(r *run, session string, why error) {
+// loseTurn gives up a turn that a Result has promised, so that the next one does not wait for it.
+func (w *Worker) loseTurn(ctx context.Context, r *run, ref conversation.Ref, why error) {
 	r.metrics.sessions.turn("lost")
-	w.log.Error().Err(why).Str("job", r.job.ID).Str("tenant", r.job.Tenant).Str("session", session).Msg("a turn that waited can never be stored")
+	w.log.Error().Err(why).Str("job", r.job.ID).Str("tenant", r.job.Tenant).Str("session", ref.ID).Msg("a turn that waited can never be stored")
+	w.abort(ctx, r, ref)
 }
 
 // storeLate holds a job that has ended until its turn is stored, so that whoever is given the job next does it
@@ -127,10 +128,14 @@ func (w *Worker) storeLate(r *run, ended error) error {
 	tick := time.NewTicker(lateLook)
 	defer tick.Stop()
 	wait, proof := lateLook, time.Now().Add(w.sessions.proof)
+	var back <-chan struct{}
 	for next := time.Now(); ; {
 		select {
 		case <-r.drain.Done():
 			return ErrStopping
+		case <-back:
+			// The next message of the session may be here already: it was that which found the store.
+			back, next = nil, time.Now()
 		case <-tick.C:
 		}
 		if lost := r.lapsed(); lost != nil {
@@ -139,6 +144,7 @@ func (w *Worker) storeLate(r *run, ended error) error {
 		if time.Now().Before(next) {
 			continue
 		}
+		back = w.sessions.returned()
 		at, err := w.append(r.drain, l.ref, l.turn)
 		switch {
 		case err == nil:
@@ -150,14 +156,14 @@ func (w *Worker) storeLate(r *run, ended error) error {
 		case r.drain.Err() != nil:
 			return ErrStopping
 		case !storeIsAway(err):
-			w.loseTurn(r, l.ref.ID, err)
+			w.loseTurn(context.WithoutCancel(r.drain), r, l.ref, err)
 			w.deleteBody(context.WithoutCancel(r.drain), r)
 			return ended
 		}
 		w.sessions.reached(err)
 		if time.Now().After(proof) {
 			if w.resultGone(r) {
-				w.loseTurn(r, l.ref.ID, errResultGone)
+				w.loseTurn(r.drain, r, l.ref, errResultGone)
 				return ended
 			}
 			proof = time.Now().Add(w.sessions.proof)

@@ -1,6 +1,8 @@
 package workers
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/hxp-enterprise/hxp/schemas"
@@ -51,7 +53,10 @@ func newSessions(w *Worker, reg *prometheus.Registry) (*sessions, error) {
 	if v.err != nil {
 		return nil, v.err
 	}
-	return &sessions{w: w, maxLate: maxLate, proof: lateProof, pending: pending.WithLabelValues(w.model), unreachable: away.WithLabelValues(w.model)}, nil
+	return &sessions{
+		w: w, maxLate: maxLate, proof: lateProof, back: make(chan struct{}), since: time.Now(),
+		pending: pending.WithLabelValues(w.model), unreachable: away.WithLabelValues(w.model),
+	}, nil
 }
 
 // countTurn counts what became of a job's turn.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -35,6 +36,10 @@ type sessions struct {
 	maxLate         int64
 	proof           time.Duration // [lateProof]
 
+	mu    sync.Mutex
+	back  chan struct{} // closed when the store answers again
+	since time.Time     // when it last did
+
 	pending, unreachable prometheus.Gauge
 }
 
@@ -43,6 +48,10 @@ func (s *sessions) reached(err error) {
 	if err == nil {
 		if s.away.Swap(nil) != nil {
 			s.unreachable.Set(0)
+			s.mu.Lock()
+			close(s.back)
+			s.back, s.since = make(chan struct{}), time.Now()
+			s.mu.Unlock()
 			s.w.log.Info().Msg("conversations can be reached again")
 		}
 		return
@@ -52,6 +61,20 @@ func (s *sessions) reached(err error) {
 		s.unreachable.Set(1)
 		s.w.log.Error().Err(err).Msg("conversations cannot be reached; jobs with a session wait")
 	}
+}
+
+// returned is closed when the store, should it be away, answers again.
+func (s *sessions) returned() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.back
+}
+
+// reachable is since when the store has been there, as far as this worker knows.
+func (s *sessions) reachable() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.since
 }
 
 // storeIsAway reports whether an error of the store is none of the session's: another try may not meet it.
@@ -72,6 +95,10 @@ func storeIsAway(err error) bool {
 func (w *Worker) sessionFault(ctx context.Context, r *run, err error) error {
 	if _, ok := errors.AsType[*schemas.Error](err); ok || ctx.Err() != nil {
 		return err
+	}
+	if errors.Is(err, errTurnPending) {
+		w.sessions.reached(nil)
+		return fmt.Errorf("%w: %w", errStoreAway, err)
 	}
 	if storeIsAway(err) {
 		w.sessions.reached(err)
@@ -114,7 +141,11 @@ func (w *Worker) awaitStore(r *run, err error) error {
 			return said
 		}
 	}
-	return w.handBack(r, err, schemas.Errorf(schemas.CodeInternal, "conversations cannot be reached; the job waits for them").WithParam(ofSession))
+	why := "conversations cannot be reached; the job waits for them"
+	if errors.Is(err, errTurnPending) {
+		why = "the turn before is still to be stored; the job waits for it"
+	}
+	return w.handBack(r, err, schemas.Errorf(schemas.CodeInternal, "%s", why).WithParam(ofSession))
 }
 
 // storeDelay is the wait before a job asks for its conversation again: in time for its deadline, if it has not ended.

@@ -13,16 +13,17 @@ elseif branch ~= m[1] and redis.call('HEXISTS', heads, branch) == 0 then
 end
 
 local have = node(id)
-if have and have.status == 'f' then return {'ok', rev, have.parent, branch, '1'} end
+if have and have.status == 'f' then return {'ok', rev, have.parent, branch, '1', {}} end
 if parent == '' then parent = redis.call('HGET', heads, branch) or '' end
 if parent == 'root' then parent = '' end
 reply = stale(ARGV[4]) or (parent ~= '' and unfit(parent))
 if reply then return reply end
 
-local now, others, other = tonumber(ARGV[6]), 0, ''
+local now, others, other, beside = tonumber(ARGV[6]), 0, '', {}
 local flight = redis.call('HGETALL', pend)
 for i = 1, #flight, 2 do
   if flight[i] ~= id then
+    beside[#beside + 1] = flight[i]
     if tonumber(string.match(flight[i + 1], '^%d+')) <= now then
       redis.call('HDEL', pend, flight[i])
       redis.call('HINCRBY', meta, 's_aborted', 1)
@@ -36,4 +37,4 @@ if others >= tonumber(ARGV[8]) then return {'toolarge', 'pending turns', tostrin
 
 redis.call('HSET', pend, id, string.format('%d|%s', now + tonumber(ARGV[7]), parent))
 expire()
-return {'ok', rev, parent, branch, '0'}
+return {'ok', rev, parent, branch, '0', beside}
