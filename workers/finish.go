@@ -87,7 +87,7 @@ func (w *Worker) end(ctx context.Context, r *run, status schemas.Status, reason 
 // handBack closes an attempt, if it was opened, without counting it as failed. It returns err, or
 // the error of saying so.
 func (w *Worker) handBack(r *run, err error, reason *schemas.Error) error {
-	if !r.opened {
+	if !r.opened || r.over {
 		return err
 	}
 	if said := r.out.event(&schemas.Event{Kind: schemas.Interrupted, Handback: true, Error: reason}); said != nil {
@@ -135,7 +135,11 @@ func (w *Worker) bury(ctx context.Context, r *run, reason *schemas.Error) error 
 // first, the job is theirs and nothing is said.
 func (w *Worker) finish(ctx context.Context, r *run, status schemas.Status, reason *schemas.Error) error {
 	result := w.result(r, status, reason)
-	if err := w.settleTurn(ctx, r, result); err != nil {
+	err := w.settleTurn(ctx, r, result)
+	if errors.Is(err, queue.ErrResultExists) {
+		return w.supersede(ctx, r, result)
+	}
+	if err != nil {
 		return err
 	}
 	if result.Status == schemas.StatusCompleted && r.job.Stream && result.Usage != nil {
@@ -144,67 +148,49 @@ func (w *Worker) finish(ctx context.Context, r *run, status schemas.Status, reas
 		}
 	}
 	result.LastSeq = r.out.next()
-	err := w.store(ctx, r, result)
+	err = w.store(ctx, r, result)
 	if schemas.ErrorCode(err) == schemas.CodePayloadTooLarge {
 		// The answer does not fit a message. Its deltas may have been read, but there is no complete record of it.
 		result.Status, result.Text, result.Choices = schemas.StatusFailed, "", nil
 		result.Error = schemas.Errorf(schemas.CodePayloadTooLarge, "the result is too large to store: %v", err)
 		err = w.store(ctx, r, result)
 	}
-	outcome := string(result.Status)
 	switch {
 	case errors.Is(err, queue.ErrResultExists):
-		r.out.drop()
-		w.sessions.release(r.late)
-		r.late = nil // the turn is that of the other Result
-		outcome = "superseded"
-		if err := w.yieldTo(ctx, r); err != nil {
-			return err
-		}
+		return w.supersede(ctx, r, result)
 	case err != nil:
 		return fmt.Errorf("store the result of job %s: %w", r.job.ID, err)
-	default:
-		if err := r.out.event(terminalEvent(result)); err != nil {
-			return err
-		}
-		r.metrics.class[r.class].tokens(result.Usage)
-		w.announceTurn(ctx, r, result)
 	}
-	r.metrics.class[r.class].outcome(outcome)
-	r.metrics.class[r.class].duration.Observe(time.Since(r.meta.Timestamp).Seconds())
-	w.logOutcome(r, result, outcome)
-	if err == nil && r.late == nil {
+	if err := r.out.event(terminalEvent(result)); err != nil {
+		return err
+	}
+	r.metrics.class[r.class].tokens(result.Usage)
+	w.announceTurn(ctx, r, result)
+	w.closeAccount(r, result, string(result.Status))
+	if r.late == nil {
 		w.deleteBody(ctx, r)
 	}
 	return nil
 }
 
-// yieldTo ends the stream of a job that another attempt has answered. Readers drop what an older
-// attempt says, so if this one is newer nobody has heard of the end yet.
-func (w *Worker) yieldTo(ctx context.Context, r *run) error {
-	ctx, stop := context.WithTimeout(ctx, finishTimeout)
-	defer stop()
-	result, err := queue.GetResult(ctx, w.js, r.job.Tenant, r.job.ID)
-	switch {
-	case errors.Is(err, queue.ErrNotFound):
-		return nil // it was deleted, and its stream with it
-	case err != nil:
-		return fmt.Errorf("read the result of job %s: %w", r.job.ID, err)
-	case !r.opened || result.Attempts >= r.attempt:
-		return nil
-	}
-	last, err := queue.LastEvent(ctx, w.js, r.job.Tenant, r.job.ID)
-	if err == nil && last.Kind.Terminal() && last.Attempt >= r.attempt {
-		return nil
-	}
-	return r.out.event(terminalEvent(result))
+// closeAccount counts and logs how a job ended here.
+func (w *Worker) closeAccount(r *run, result *schemas.Result, outcome string) {
+	r.metrics.class[r.class].outcome(outcome)
+	r.metrics.class[r.class].duration.Observe(time.Since(r.meta.Timestamp).Seconds())
+	w.logOutcome(r, result, outcome)
 }
 
 // store puts the Result where it is kept. What was generated is not thrown away because the queue
 // cannot take it at the moment: the lease is kept and the result offered again, until the worker
-// has drained for as long as it may. Meanwhile nothing new is pulled.
+// has drained for as long as it may. Meanwhile nothing new is pulled. Without a lease nothing is offered:
+// the job may be another worker's.
 func (w *Worker) store(ctx context.Context, r *run, result *schemas.Result) error {
 	for {
+		if lost := r.lapsed(); lost != nil {
+			// Whoever else has a Result to store shuts the gate again; there may be nobody.
+			w.gate.release(keeperResults)
+			return lost
+		}
 		try, stop := context.WithTimeout(ctx, finishTimeout)
 		err := queue.PutResult(try, w.js, result)
 		stop()
@@ -216,10 +202,6 @@ func (w *Worker) store(ctx context.Context, r *run, result *schemas.Result) erro
 			return err
 		case schemas.ErrorCode(err) == schemas.CodePayloadTooLarge:
 			return err
-		case r.lapsed() != nil:
-			// Whoever else has a Result to store shuts the gate again; there may be nobody.
-			w.gate.release(keeperResults)
-			return r.lapsed()
 		case r.jobs.Err() != nil:
 			return err
 		}

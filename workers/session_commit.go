@@ -53,6 +53,9 @@ func (w *Worker) settleTurn(ctx context.Context, r *run, result *schemas.Result)
 	case w.outsized(result):
 		w.dropTurn(ctx, r, result, errOutsized)
 	default:
+		if err := w.unanswered(ctx, r); err != nil {
+			return err
+		}
 		return w.commitTurn(ctx, r, result)
 	}
 	return nil

@@ -109,3 +109,46 @@ func TestTurnBesideAPendingOne(t *testing.T) {
 	}
 	wantMetrics(t, s, `hxp_session_waits_total{model="phi3"} 0`)
 }
+
+// TestTurnOfAnotherWorkersResult is stored with the text of that Result, by the worker that comes second.
+func TestTurnOfAnotherWorkersResult(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		away  bool
+		state schemas.TurnState
+		want  []string
+	}{
+		"Redis is away":  {true, schemas.TurnPending, []string{"user: hi", "assistant: the first worker's"}},
+		"Redis is there": {false, schemas.TurnPending, []string{"user: hi", "assistant: the first worker's"}},
+		"it has no turn": {false, schemas.TurnDropped, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newTalks(t, queue.Config{})
+			engine, running, open := gated()
+			s := c.run(engine, c.config(workers.Sessions{CommitTimeout: 50 * time.Millisecond}))
+			job := c.say(schemas.Session{ID: "s"}, "hi")
+			<-running
+			c.putResult(job, "the first worker's", &schemas.Turn{Session: "s", ID: conversation.TurnID(job.ID), Branch: "main", State: tc.state, Reason: "away"})
+			if tc.away {
+				c.redis.Close()
+			}
+			close(open)
+			if tc.away {
+				waitFor(t, "the turn to wait", func() bool { return strings.Contains(scrape(t, s), `hxp_session_pending{model="phi3"} 1`) })
+				if err := c.redis.Restart(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c.settled(0)
+			if diff := cmp.Diff(tc.want, c.spoken("s")); diff != "" {
+				t.Errorf("the conversation (-want +got):\n%s", diff)
+			}
+			if got := c.result(job).Text; got != "the first worker's" {
+				t.Errorf("result = %q, want that of the first worker", got)
+			}
+			waitFor(t, "nothing to be in flight", func() bool { return session(t, c, "s").Pending == nil })
+			wantMetrics(t, s, `hxp_session_pending{model="phi3"} 0`, `outcome="superseded"} 1`)
+		})
+	}
+}
