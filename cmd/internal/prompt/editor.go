@@ -81,7 +81,7 @@ func (e *editor) line(ctx context.Context, prompt string) (text string, pasted b
 		return "", false, err
 	}
 	if utf8.RuneCountInString(text) >= maxLine {
-		return "", false, &TooLongError{What: "line", Unit: "characters", Bound: maxLine - 1}
+		return text, pasted, &TooLongError{What: "line", Unit: "characters", Bound: maxLine - 1}
 	}
 	return text, pasted, nil
 }

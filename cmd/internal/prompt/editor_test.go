@@ -203,6 +203,36 @@ func TestEndsOfEditing(t *testing.T) {
 	}
 }
 
+// TestTooLongMessageIsDroppedAtATerminal with all that was pasted or quoted beside the line at fault.
+func TestTooLongMessageIsDroppedAtATerminal(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", 5000)
+	for name, keys := range map[string]string{
+		"a paste":                "\x1b[200~what is wrong?\rlog: " + long + "\r/load rm\rlast line\x1b[201~\r",
+		"a paste that ends":      "\x1b[200~" + long + "\r/load rm\r\x1b[201~\r",
+		"quotes":                 "\"\"\"\rone\r" + long + "\r/load rm\r\"\"\"\r",
+		"quotes and a backslash": "\"\"\"" + long + "\\\r/load rm\r\"\"\"\r",
+		"quotes, then Ctrl-C":    "\"\"\"\r" + long + "\r/load rm\r\x03",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScreen(t)
+			r := open(t, s.tty, s.tty, prompt.Config{})
+			a := s.read(r)
+			s.typing(">>> ", keys)
+			got := <-a
+			if _, ok := errors.AsType[*prompt.TooLongError](got.err); !ok {
+				t.Errorf("it gives %.40q and %v, want a TooLongError", got.text, got.err)
+			}
+			a = s.read(r)
+			s.typing(">>> ", "next\r")
+			if got := <-a; got.text != "next" || got.err != nil {
+				t.Errorf("after it came %.40q and %v, want next", got.text, got.err)
+			}
+		})
+	}
+}
+
 // TestTerminalIsGone fails a read.
 func TestTerminalIsGone(t *testing.T) {
 	t.Parallel()

@@ -31,9 +31,9 @@ func (l *lines) line(ctx context.Context, _ string) (text string, pasted bool, e
 			return "", false, context.Cause(ctx)
 		}
 		part, err := l.buf.ReadSlice('\n')
-		if long = long || out.Len()+len(part) > l.max+1; !long {
-			_, _ = out.Write(part) // a Builder takes everything
-		}
+		room := l.max + 1 - out.Len()
+		long = long || len(part) > room
+		_, _ = out.Write(part[:min(len(part), room)]) // a Builder takes everything
 		switch {
 		case errors.Is(err, bufio.ErrBufferFull):
 			continue
@@ -45,7 +45,7 @@ func (l *lines) line(ctx context.Context, _ string) (text string, pasted bool, e
 			return "", false, err
 		}
 		if long {
-			return "", false, &TooLongError{What: "line", Unit: "bytes", Bound: l.max}
+			return out.String(), false, &TooLongError{What: "line", Unit: "bytes", Bound: l.max}
 		}
 		return strings.TrimRight(out.String(), "\r\n"), false, nil
 	}

@@ -100,6 +100,37 @@ func TestTooLong(t *testing.T) {
 	}
 }
 
+// TestTooLongMessageIsDroppedWhole up to its end, or that of the input.
+func TestTooLongMessageIsDroppedWhole(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", 200)
+	for name, tc := range map[string]struct {
+		in   string
+		want []string
+	}{
+		"a long line in quotes":       {"\"\"\"\n" + long + "\n/clear\n\"\"\"\ntwo\n", []string{"line is longer", "two"}},
+		"the first line in quotes":    {"\"\"\"" + long + "\n/clear\n\"\"\"\ntwo\n", []string{"line is longer", "two"}},
+		"many lines in quotes":        {"\"\"\"\n" + strings.Repeat("y\n", 60) + "\"\"\"\ntwo\n", []string{"message is longer", "two"}},
+		"many lines with backslashes": {strings.Repeat("y\\\n", 60) + "/clear\ntwo\n", []string{"message is longer", "two"}},
+		"no end of it":                {"\"\"\"\n" + long + "\n/clear\n", []string{"line is longer"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := open(t, strings.NewReader(tc.in), io.Discard, prompt.Config{MaxBytes: 96})
+			for i, want := range tc.want {
+				text, err := r.Read(t.Context(), "", "")
+				_, tooLong := errors.AsType[*prompt.TooLongError](err)
+				if tooLong != (i == 0) || tooLong && !strings.HasPrefix(err.Error(), want) || !tooLong && text != want {
+					t.Errorf("read %q and %v, want %q", text, err, want)
+				}
+			}
+			if text, err := r.Read(t.Context(), "", ""); !errors.Is(err, io.EOF) {
+				t.Errorf("read %q and %v at the end, want %v", text, err, io.EOF)
+			}
+		})
+	}
+}
+
 // TestEndOfContext ends a read that waits for a pipe, and those after it.
 func TestEndOfContext(t *testing.T) {
 	t.Parallel()

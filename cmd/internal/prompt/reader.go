@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 
 	"github.com/muesli/cancelreader"
 	"golang.org/x/term"
@@ -48,7 +47,8 @@ func (c Config) withDefaults() Config {
 
 // source is where lines come from.
 type source interface {
-	// line returns a line without its end, and whether it was pasted with others that follow.
+	// line returns a line without its end, and whether it was pasted with others that follow. One that is too long
+	// comes with a [*TooLongError], and with its beginning alone.
 	line(ctx context.Context, prompt string) (text string, pasted bool, err error)
 	close() error
 }
@@ -86,48 +86,34 @@ func (r *Reader) Edited() bool { return r.edited }
 // Close stores the history and releases what the reader holds.
 func (r *Reader) Close() error { return r.from.close() }
 
-const quotes = `"""`
-
 // Read returns the next message, whose first line is asked for with prompt and the others with more. The error is
-// io.EOF at the end of the input or on Ctrl-D, [ErrInterrupted] on Ctrl-C, and a [*TooLongError] for
-// what is too long, after which reading goes on.
+// io.EOF at the end of the input or on Ctrl-D, [ErrInterrupted] on Ctrl-C, and a [*TooLongError] for a
+// message that is too long or has such a line: all of it is dropped, and reading goes on after its end.
 func (r *Reader) Read(ctx context.Context, prompt, more string) (string, error) {
-	var lines []string
-	size, quoted := 0, false
+	var m message
 	for {
 		text, pasted, err := r.from.line(ctx, prompt)
-		if errors.Is(err, io.EOF) && len(lines) > 0 {
+		long, tooLong := errors.AsType[*TooLongError](err)
+		switch {
+		case tooLong:
+			m.drop(long)
+		case err != nil && m.dropped != nil && (errors.Is(err, io.EOF) || errors.Is(err, ErrInterrupted)):
+			return "", m.dropped // the end comes again; Ctrl-C has ended what is dropped
+		case errors.Is(err, io.EOF) && m.begun:
 			return "", fmt.Errorf("the input ends within a message: %w", io.ErrUnexpectedEOF)
-		}
-		if err != nil {
+		case err != nil:
 			return "", err
 		}
-		first := len(lines) == 0
+		if m.size += len(text) + 1; m.size > r.cfg.MaxBytes {
+			m.drop(&TooLongError{What: "message", Unit: "bytes", Bound: r.cfg.MaxBytes})
+		}
 		prompt = more
-		size += len(text) + 1
-		if size > r.cfg.MaxBytes {
-			return "", &TooLongError{What: "message", Unit: "bytes", Bound: r.cfg.MaxBytes}
-		}
-		open := quoted
-		if first && strings.HasPrefix(strings.TrimLeft(text, " \t"), quotes) {
-			_, text, _ = strings.Cut(text, quotes)
-			open = true
-		}
-		if open {
-			body, closed := strings.CutSuffix(strings.TrimRight(text, " \t"), quotes)
-			if closed {
-				return strings.Trim(strings.Join(append(lines, body), "\n"), "\n"), nil
-			}
-			quoted = true
-			lines = append(lines, text)
-			continue
-		}
-		goesOn := pasted // in which a backslash is text
-		if !pasted {
-			text, goesOn = strings.CutSuffix(text, `\`)
-		}
-		if lines = append(lines, text); !goesOn {
-			return strings.TrimRight(strings.Join(lines, "\n"), "\n"), nil
+		switch goesOn := m.add(text, pasted, tooLong); {
+		case goesOn:
+		case m.dropped != nil:
+			return "", m.dropped
+		default:
+			return m.text(), nil
 		}
 	}
 }
