@@ -159,8 +159,10 @@ func (w *Worker) checkInput(ctx context.Context, r *run, in *input, unread error
 	return rulings, o
 }
 
-// maskInput masks the texts of a job that was let through by another worker: its turn is still to be stored.
+// maskInput masks the texts of a job that was let through by another attempt, whose turn is still to be stored, and
+// keeps the verdict on them. What became of the reply is not known here.
 func (w *Worker) maskInput(ctx context.Context, r *run, b *body) error {
+	r.judged, r.verdict = nil, nil // what there is may be of another reply
 	if r.tuned.Moderator == nil {
 		return nil
 	}
@@ -169,9 +171,15 @@ func (w *Worker) maskInput(ctx context.Context, r *run, b *body) error {
 		return nil
 	}
 	in, _ := w.readInput(ctx, b) // a turn has messages, which are text
+	r.policy = p
 	rulings := p.Input(ctx, in.texts())
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	o := &outcome{}
+	for i := range rulings {
+		o.add(&rulings[i])
+	}
+	r.pronounce(StageInput, o.action(false), o) // it has been counted
 	return in.rewrite(r, b, rulings)
 }

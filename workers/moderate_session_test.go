@@ -106,4 +106,11 @@ func TestTurnOfAnotherWorkerIsMasked(t *testing.T) {
 	if diff := cmp.Diff([]string{"user: i am [EMAIL]", "assistant: reply 1"}, c.spoken("s")); diff != "" {
 		t.Errorf("the conversation (-want +got):\n%s", diff)
 	}
+	turns, err := c.store.Turns(t.Context(), c.ref("s"), conversation.TurnID(job.ID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := string(turns[0].Moderation), `{"stage":"input","action":"mask","policy":"strict","categories":["email"]}`; got != want {
+		t.Errorf("moderation = %s, want %s", got, want)
+	}
 }

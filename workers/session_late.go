@@ -102,7 +102,11 @@ func (w *Worker) remake(ctx context.Context, r *run, result *schemas.Result) (*c
 		return nil, err
 	}
 	t := &turn{fresh: fresh, view: *result.Turn}
-	return t.finished(r.job, result)
+	out, err := t.finished(r.job, result)
+	if err == nil {
+		out.Moderation = r.verdict
+	}
+	return out, err
 }
 
 // loseTurn gives up a turn that a Result has promised, so that the next one does not wait for it.
