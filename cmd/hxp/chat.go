@@ -166,7 +166,7 @@ func (t *talk) turn(ctx context.Context, ask func(context.Context, app.TurnWatch
 	if t.out.format == formatTable {
 		w.Text = func(text string) error {
 			midLine = !strings.HasSuffix(text, "\n")
-			return t.out.write(text)
+			return t.out.show(text)
 		}
 	}
 	r, err := ask(ctx, w)

@@ -81,6 +81,28 @@ func (s *screen) typing(keys string) {
 	}
 }
 
+// TestRepliesDoNotSteerTheTerminal, and reach a pipe or a file as they are.
+func TestRepliesDoNotSteerTheTerminal(t *testing.T) {
+	t.Parallel()
+	const reply = "one\ttwo\x1b]0;owned\x07\u009b31m\r\nthree"
+	ptmx, tty, err := pty.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := watch(t, ptmx, func() { tty.Close() })
+	if err := newOutput(tty, tty, nil).show(reply + "|"); err != nil {
+		t.Fatal(err)
+	}
+	shown := s.expect("|")
+	if strings.ContainsAny(shown, "\x1b\x07\u009b") || !strings.Contains(shown, "\ufffd31m") || !strings.HasSuffix(shown, "\nthree") {
+		t.Errorf("a terminal is shown %q", shown)
+	}
+	var file bytes.Buffer
+	if err := newOutput(&file, &file, nil).show(reply); err != nil || file.String() != reply {
+		t.Errorf("a file has %q (%v), want %q", file.String(), err, reply)
+	}
+}
+
 const prompted = ">>> "
 
 // TestE2EChatAtATerminal runs the program at a terminal of its own, whose Ctrl-C is a signal while a

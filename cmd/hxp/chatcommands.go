@@ -104,7 +104,7 @@ func (t *talk) system(ctx context.Context, text string) error {
 		t.out.say("there is no system prompt; /system TEXT sets one\n")
 		return nil
 	}
-	return t.out.write(text + "\n")
+	return t.out.show(text + "\n")
 }
 
 func (t *talk) fresh(context.Context, string) error {

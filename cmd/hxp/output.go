@@ -60,6 +60,14 @@ func (o output) write(text string) error {
 	return err
 }
 
+// show writes what a model or a user has said: as it is, unless it would steer a terminal.
+func (o output) show(text string) error {
+	if terminal(o.data) {
+		text = app.Printable(text)
+	}
+	return o.write(text)
+}
+
 // one writes a value: indented as json, on a line as ndjson, and by itself as a table.
 func (o output) one(v any, table func() error) error {
 	switch o.format {

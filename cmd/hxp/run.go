@@ -122,7 +122,7 @@ func readBounded(r io.Reader) ([]byte, error) {
 // printer writes text to stdout as it arrives.
 func (c *cli) printer() app.Watcher {
 	return app.Watcher{
-		Text: c.out.write,
+		Text: c.out.show,
 		Restarted: func(why string) {
 			c.out.say("\nhxp: %s\n", why)
 		},
@@ -137,9 +137,9 @@ func (c *cli) result(r *schemas.Result, streamed bool) error {
 			text = ""
 		}
 		if r.Text == "" || strings.HasSuffix(r.Text, "\n") {
-			return c.out.write(text)
+			return c.out.show(text)
 		}
-		return c.out.write(text + "\n")
+		return c.out.show(text + "\n")
 	})
 	if err != nil {
 		return err

@@ -112,7 +112,8 @@ func (c *cli) sessionRemoveCommand() *cobra.Command {
 		Use:   "rm ID...",
 		Short: "Delete sessions for good",
 		Long: `Deletes sessions with all their turns. At a terminal it asks first. A deleted id
-cannot be used again for a day, so that a turn in flight does not bring it back.`,
+cannot be used again for conversation.tombstone_ttl, so that a turn in flight does
+not bring it back.`,
 		Example: `  hxp session rm 0192f0c1-7a3e-7cc0-9a55-1d2e3f4a5b6c
   hxp session rm --yes ID ID`,
 		Args: cobra.MinimumNArgs(1),

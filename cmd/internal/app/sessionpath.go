@@ -68,7 +68,7 @@ func (p *SessionPath) Text(strong func(string) string) string {
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	line("%s · branch %s · %d turns", headline(p.Session), p.Branch, p.Depth)
 	if p.Session.System != "" {
-		line("\n%s\n%s", strong("system"), printable(p.Session.System))
+		line("\n%s\n%s", strong("system"), Printable(p.Session.System))
 	}
 	if n := p.Depth - len(p.Turns); n > 0 {
 		line("\n(%d older turns are not here: %s)", n, p.Missing)

@@ -23,13 +23,13 @@ func messageText(body []byte) string {
 		} `json:"tool_calls"`
 	}
 	if err := json.Unmarshal(body, &m); err != nil {
-		return printable(string(body))
+		return Printable(string(body))
 	}
 	texts := contentTexts(m.Content)
 	for _, c := range m.ToolCalls {
 		texts = append(texts, fmt.Sprintf("calls %s(%s)", c.Function.Name, c.Function.Arguments))
 	}
-	return printable(strings.Join(texts, "\n"))
+	return Printable(strings.Join(texts, "\n"))
 }
 
 // stringContent is a message's content, and whether that is a string.
@@ -68,8 +68,8 @@ func contentTexts(raw json.RawMessage) []string {
 	return out
 }
 
-// printable takes the characters out of a text that would steer a terminal.
-func printable(text string) string {
+// Printable takes the characters out of a text that would steer a terminal.
+func Printable(text string) string {
 	return strings.Map(func(r rune) rune {
 		if r != '\n' && r != '\t' && unicode.IsControl(r) {
 			return unicode.ReplacementChar
@@ -99,7 +99,7 @@ func branches(s *conversation.Session) []Branch {
 // headline sums a session up on a line.
 func headline(s *conversation.Session) string {
 	parts := []string{s.ID}
-	for _, p := range []string{firstWords(printable(s.Title), 60), printable(s.Model)} {
+	for _, p := range []string{firstWords(Printable(s.Title), 60), Printable(s.Model)} {
 		if p != "" {
 			parts = append(parts, p)
 		}
