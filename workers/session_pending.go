@@ -29,7 +29,7 @@ func (w *Worker) followsPending(ctx context.Context, r *run, ref conversation.Re
 		}
 		return err
 	case err != nil, begun.Committed, claim.Parent != "", len(begun.Beside) == 0, !w.mayCome(r):
-		return nil
+		return nil //nolint:nilerr // the caller has it
 	}
 	for _, id := range begun.Beside {
 		t, err := w.promised(ctx, ref, id)
@@ -64,7 +64,7 @@ func (w *Worker) mayCome(r *run) bool {
 func (w *Worker) promised(ctx context.Context, ref conversation.Ref, id string) (schemas.Turn, error) {
 	job, ok := strings.CutPrefix(id, conversation.TurnID(""))
 	if !ok || schemas.CheckToken(job) != nil {
-		return schemas.Turn{}, nil
+		return schemas.Turn{}, nil //nolint:nilerr // no job has such an id
 	}
 	result, err := queue.GetResult(ctx, w.js, ref.Tenant, job)
 	switch {
