@@ -220,7 +220,10 @@ func (b *body) stopRunes() int {
 	for _, s := range many {
 		most = max(most, utf8.RuneCountInString(s)-1)
 	}
-	return most
+	if most == 0 {
+		return 0
+	}
+	return most + 1 // with a character that is not complete
 }
 
 // eachString calls visit for every string in a valid JSON value that is not the name of a member: with

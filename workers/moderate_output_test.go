@@ -260,6 +260,57 @@ func TestMaskedOutput(t *testing.T) {
 	}
 }
 
+// TestTokensTellNothingThatIsMasked has the tokens be ahead of their text, by a stop string that they may
+// begin. Some of the text behind the last mask comes with its tokens all the same.
+func TestTokensTellNothingThatIsMasked(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, queue.Config{})
+	_, engine := simulate(t, vllmsim.Config{Say: "Write to jané@mail.example or to joe@mail.example about it and then some more words follow."})
+	b.run(engine, moderated(t, moderation.Config{Rules: moderation.Rules{Expressions: map[string]moderation.Expression{
+		"address": {Pattern: `\w+é?@[a-z.]+`, Mask: true},
+	}}}))
+	for _, stop := range []string{"", "x.", "\n\nUser: something", strings.Repeat("#", 70)} {
+		request := map[string]any{"messages": []map[string]string{{"role": "user", "content": "who?"}}, "max_tokens": 99, "logprobs": true}
+		if stop != "" {
+			request["stop"] = stop
+		}
+		body, err := json.Marshal(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := b.listen(schemas.EventsOfClient(tenant, "c"))
+		job := b.submit(schemas.Job{Stream: true, ReplyTo: "hxp.v1.events.acme.c", Body: body})
+		events := l.end(1)
+		if got, want := textOf(t, events), "Write to [ADDRESS] or to [ADDRESS] about it and then some more words follow."; got != want {
+			t.Errorf("stop %q: streamed %q, want %q", stop, got, want)
+		}
+		var ids []int
+		told := ""
+		for _, e := range events {
+			parts, err := openai.ParseChoices(e.Choices, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, p := range parts {
+				ids = append(ids, p.TokenIDs...)
+				told += string(p.Logprobs)
+			}
+		}
+		text, err := engine.Detokenize(t.Context(), ids)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, part := range []string{"jan", "é", "joe", "@", "mail", "example"} {
+			if strings.Contains(text, part) || strings.Contains(told, part) || strings.Contains(string(b.result(job).Choices), part) {
+				t.Errorf("stop %q: the tokens spell %q, with %q", stop, text, part)
+			}
+		}
+		if len(stop) < 70 && !strings.Contains(text, "words follow.") { // else all of it is in the last event
+			t.Errorf("stop %q: the tokens spell %q, want the end of the reply", stop, text)
+		}
+	}
+}
+
 // TestEveryChannelIsChecked: content, reasoning, a refusal, names and arguments of tool calls, and tool
 // calls of a form that nobody knows, each choice by itself.
 func TestEveryChannelIsChecked(t *testing.T) {
