@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -101,6 +103,35 @@ func TestDeadEndpoint(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestFoundIsNotUnchecked names what a policy that fails open has found by its rules.
+func TestFoundIsNotUnchecked(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, queue.Config{})
+	gone := make(chan struct{}, 9)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusTeapot)
+		gone <- struct{}{}
+	}))
+	t.Cleanup(srv.Close)
+	cfg := asking(srv.URL)
+	cfg.FailOpen, cfg.Stages, cfg.Rules.Phrases = true, []workers.Stage{workers.StageOutput}, []string{"bad word"}
+	l := b.listen(schemas.AllEvents)
+	engine := newScript(func(_ context.Context, _ int, _ *workers.Request, emit func(...string) bool) error {
+		emit("This is a harmless beginning of a reply which is longer than a chunk. ")
+		<-gone
+		l.until(schemas.DeltaKind) // what could not be checked has gone out
+		emit("more ", "bad word", " end of it all")
+		return nil
+	})
+	s := b.run(engine, moderated(t, cfg))
+	r := b.result(b.submit(schemas.Job{Stream: true}))
+	blockedOutput(t, r)
+	if e := r.Error; e == nil || !strings.Contains(e.Message, "policy strict: phrase") {
+		t.Errorf("error = %v, want the phrase to be named", e)
+	}
+	countsOnce(t, s, "output", "block")
 }
 
 // TestWaitingForModerationIsNoStall keeps the lease of a job whose check takes longer than the engine may.
