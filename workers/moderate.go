@@ -96,6 +96,8 @@ func (w *Worker) moderateInput(ctx context.Context, r *run, b *body) error {
 	if r.policy = r.tuned.Moderator.Policy(r.model, r.job.Tenant); r.policy == nil {
 		return nil
 	}
+	ctx, stop := r.bounded(ctx)
+	defer stop()
 	r.lag = b.stopRunes()
 	in, unread := &input{}, error(nil)
 	if r.policy.Checks(StageInput) || !b.promptExact {
@@ -122,10 +124,7 @@ func (w *Worker) moderateInput(ctx context.Context, r *run, b *body) error {
 		return nil
 	case r.policy.Audit():
 		r.cleared = true
-		w.audit(r, func(ctx context.Context) *outcome {
-			_, o := w.checkInput(ctx, r, in, unread)
-			return o
-		})
+		w.auditInput(r, in, unread)
 		return nil
 	}
 	rulings, o, err := w.awaitInput(ctx, r, in, unread)

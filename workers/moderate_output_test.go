@@ -291,6 +291,57 @@ func TestMaskedOutput(t *testing.T) {
 	}
 }
 
+// TestAuditOfABrokenReply counts what was shown before the reply broke off.
+func TestAuditOfABrokenReply(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, queue.Config{})
+	cfg := blocking("forbidden phrase")
+	cfg.Audit = true
+	engine := newScript(func(ctx context.Context, _ int, _ *workers.Request, emit func(...string) bool) error {
+		emit("a ", "forbidden ", "phrase ", "and more")
+		<-ctx.Done()
+		return context.Cause(ctx)
+	})
+	s := b.run(engine, moderated(t, cfg))
+	if r := b.result(b.submit(schemas.Job{Stream: true, Deadline: time.Now().Add(300 * time.Millisecond)})); r.Status != schemas.StatusExpired {
+		t.Errorf("%s (%v), want expired", r.Status, r.Error)
+	}
+	countsOnce(t, s, "output", "audit")
+}
+
+// TestAuditsEndWithTheDrain and their number is bounded; what is not looked at is counted.
+func TestAuditsEndWithTheDrain(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, queue.Config{})
+	cfg := asking(silent(t))
+	cfg.Audit, cfg.FailOpen, cfg.Endpoint.Timeout = true, true, time.Minute
+	wc := moderated(t, cfg)
+	wc.DrainTimeout = 10 * time.Millisecond
+	s := b.run(says("a reply that is ", "longer than one chunk of forty bytes so", " that there is more than one question"), wc)
+	const jobs = 40 // of two audits each
+	for range jobs {
+		if r := b.result(b.submit(schemas.Job{})); r.Status != schemas.StatusCompleted {
+			t.Fatalf("%s (%v), want completed", r.Status, r.Error)
+		}
+	}
+	start := time.Now()
+	if err := s.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(start); took > 30*time.Second {
+		t.Errorf("the worker took %s to stop", took)
+	}
+	for _, stage := range []string{"input", "output"} {
+		name := fmt.Sprintf(`hxp_moderation_total{action="error_open",model="phi3",stage=%q}`, stage)
+		if got, want := metric(t, s, name), fmt.Sprint(jobs); got != want {
+			t.Errorf("%s of stage %s were counted as unchecked, want %s", got, stage, want)
+		}
+	}
+	if !strings.Contains(s.log.String(), "as many audits run as may") {
+		t.Error("no audit was left out")
+	}
+}
+
 // TestTokensTellNothingThatIsMasked has the tokens be ahead of their text, by a stop string that they may
 // begin. Some of the text behind the last mask comes with its tokens all the same.
 func TestTokensTellNothingThatIsMasked(t *testing.T) {

@@ -16,10 +16,7 @@ func (w *Worker) moderateSystem(ctx context.Context, r *run, path *conversation.
 	}
 	in := &input{parts: []inputText{{field: "session", text: path.Session.System}}}
 	if r.policy.Audit() {
-		w.audit(r, func(ctx context.Context) *outcome {
-			_, o := w.checkInput(ctx, r, in, nil)
-			return o
-		})
+		w.auditInput(r, in, nil)
 		return nil
 	}
 	rulings, o, err := w.awaitInput(ctx, r, in, nil)

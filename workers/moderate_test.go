@@ -445,6 +445,53 @@ func TestUnreadableInput(t *testing.T) {
 	}
 }
 
+// flaky is an engine that cannot be asked to spell a prompt at first.
+type flaky struct {
+	*script
+	asked atomic.Int64
+}
+
+func (f *flaky) Detokenize(context.Context, []int) (string, error) {
+	if f.asked.Add(1) == 1 {
+		return "", schemas.Errorf(schemas.CodeEngineUnavailable, "connection refused")
+	}
+	return "harmless", nil
+}
+
+// TestEngineThatCannotSpellForAMomentIsAskedAgain before the job is given up.
+func TestEngineThatCannotSpellForAMomentIsAskedAgain(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, queue.Config{})
+	engine := &flaky{script: says("x")}
+	b.run(engine, moderated(t, blocking("forbidden")))
+	r := b.result(b.submit(schemas.Job{Endpoint: schemas.Completions, Body: json.RawMessage(`{"prompt":[1,2,3]}`)}))
+	if r.Status != schemas.StatusCompleted || engine.asked.Load() < 2 {
+		t.Errorf("%s (%v) after %d questions, want completed", r.Status, r.Error, engine.asked.Load())
+	}
+}
+
+// silent is an endpoint that answers nothing until the test ends.
+func silent(t *testing.T) (url string) {
+	t.Helper()
+	stop := make(chan struct{})
+	srv := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-stop }))
+	t.Cleanup(func() { close(stop); srv.Close() })
+	return srv.URL
+}
+
+// TestDeadlineHoldsWhileInputIsChecked by an endpoint that is slow.
+func TestDeadlineHoldsWhileInputIsChecked(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, queue.Config{})
+	cfg := asking(silent(t))
+	cfg.Endpoint.Timeout = time.Minute
+	b.run(says("x"), moderated(t, cfg))
+	r := b.result(b.submit(schemas.Job{Deadline: time.Now().Add(300 * time.Millisecond)}))
+	if r.Status != schemas.StatusExpired {
+		t.Errorf("%s (%v), want expired", r.Status, r.Error)
+	}
+}
+
 // service is an endpoint of OpenAI's shape that flags a text with a word in it.
 func service(t *testing.T, word string) (url string, asked *atomic.Int64) {
 	t.Helper()

@@ -110,7 +110,7 @@ func (r *run) watch(ctx context.Context) {
 		s.first[p.index] = string(p.text)
 	}
 	if s.audit {
-		ctx = context.WithoutCancel(ctx) // it may outlive the attempt, by the time of its last requests
+		ctx = r.jobs // it may outlive the attempt, by the time of its last requests
 	}
 	s.check = r.policy.Output(ctx, r.asked, s.changed)
 	r.screen = s

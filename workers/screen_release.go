@@ -100,10 +100,6 @@ func (s *screen) changed() {
 
 // finish has the rest of a complete reply checked and lets it through.
 func (s *screen) finish(ctx context.Context) error {
-	if s.audit {
-		s.r.w.auditing.Go(s.conclude)
-		return nil
-	}
 	defer s.stop()
 	s.r.checking.Store(true)
 	defer s.r.checking.Store(false)
@@ -130,21 +126,6 @@ func (s *screen) finish(ctx context.Context) error {
 	}
 }
 
-// conclude waits for the end of an audit, and accounts for it.
-func (s *screen) conclude() {
-	defer s.stop()
-	for s.end(); ; <-s.moved {
-		s.mu.Lock()
-		s.poll()
-		done := s.complete() || s.outcome.blocked
-		s.mu.Unlock()
-		if done {
-			s.r.w.account(s.r, StageOutput, &s.outcome)
-			return
-		}
-	}
-}
-
 // end says that the reply is complete.
 func (s *screen) end() {
 	s.mu.Lock()
@@ -167,6 +148,10 @@ func (s *screen) stop() {
 func (r *run) screened(ctx context.Context, failed error) error {
 	switch {
 	case r.screen == nil:
+		return failed
+	case r.screen.audit:
+		r.screen.auditRest(failed != nil)
+		r.screen = nil // it goes on by itself
 		return failed
 	case failed == nil:
 		return r.screen.finish(ctx)
