@@ -46,11 +46,8 @@ func (w *Worker) perform(ctx context.Context, r *run) error {
 
 // attempt checks what only the engine can tell, and generates. The job's deadline bounds both.
 func (w *Worker) attempt(ctx context.Context, r *run, b *body) error {
-	if !r.job.Deadline.IsZero() {
-		var stop context.CancelFunc
-		ctx, stop = context.WithDeadlineCause(ctx, r.job.Deadline, errExpired)
-		defer stop()
-	}
+	ctx, stop := r.bounded(ctx)
+	defer stop()
 	err := w.converse(ctx, r, b)
 	if err == nil && b.stored == nil {
 		err = w.fit(ctx, r.job, b, r.limits())
@@ -65,6 +62,14 @@ func (w *Worker) attempt(ctx context.Context, r *run, b *body) error {
 		return context.Cause(ctx) // why it was stopped says more than how it broke off
 	}
 	return err
+}
+
+// bounded is a context that ends with the job's deadline.
+func (r *run) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	if r.job.Deadline.IsZero() {
+		return ctx, func() {}
+	}
+	return context.WithDeadlineCause(ctx, r.job.Deadline, errExpired)
 }
 
 // errAnswered says that the job has its Result already, from another attempt or from whoever cancelled it.

@@ -262,7 +262,7 @@ func (w *Worker) logOutcome(r *run, result *schemas.Result, outcome string) {
 	if r.verdict != nil {
 		e = e.RawJSON("moderation", r.verdict)
 	}
-	if r.tuned.LogPrompts && !r.withheld {
+	if r.tuned.LogPrompts && r.loggable() {
 		e = e.Bytes("body", r.job.Body).Str("text", result.Text)
 	}
 	e.Msg("job ended")

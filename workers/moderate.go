@@ -96,13 +96,21 @@ func (w *Worker) moderateInput(ctx context.Context, r *run, b *body) error {
 	if r.policy = r.tuned.Moderator.Policy(r.model, r.job.Tenant); r.policy == nil {
 		return nil
 	}
+	ctx, stop := r.bounded(ctx)
+	defer stop()
 	r.lag = b.stopRunes()
 	in, unread := &input{}, error(nil)
 	if r.policy.Checks(StageInput) || !b.promptExact {
-		in, unread = w.readInput(ctx, b)
-	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
+		var err error
+		in, unread, err = w.readInput(ctx, b)
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err != nil && r.policy.Audit():
+			in, unread = &input{}, err
+		case err != nil:
+			return err // the engine's, and may pass
+		}
 	}
 	r.asked = in.last(nil)
 	if r.policy.Checks(StageOutput) && !r.policy.Audit() {
@@ -112,42 +120,57 @@ func (w *Worker) moderateInput(ctx context.Context, r *run, b *body) error {
 	}
 	switch {
 	case !r.policy.Checks(StageInput):
+		r.cleared = true
 		return nil
 	case r.policy.Audit():
-		// The job does not wait for it.
-		ctx = context.WithoutCancel(ctx)
-		w.auditing.Go(func() { _, o := w.checkInput(ctx, r, in, unread); w.account(r, StageInput, o) })
+		r.cleared = true
+		w.auditInput(r, in, unread)
 		return nil
 	}
-	r.checking.Store(true)
-	rulings, o := w.checkInput(ctx, r, in, unread)
-	r.touch()
-	r.checking.Store(false)
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
+	rulings, o, err := w.awaitInput(ctx, r, in, unread)
+	if err != nil {
+		return err
 	}
 	r.asked = in.last(rulings)
 	did := w.account(r, StageInput, o)
 	r.pronounce(StageInput, did, o)
 	switch did {
 	case actionBlock, actionErrorClosed:
-		r.withheld = true
 		return o.err(StageInput, r.policy.Name()).WithParam(in.param(rulings, b))
 	case actionMask, actionErrorOpen:
-		if counts := o.counts(); counts != "" {
-			r.withheld = true
+		counts := o.counts()
+		if r.cleared = counts == ""; !r.cleared {
 			r.said = sentences(r.said, fmt.Sprintf("moderation policy %s masked %s in the request", r.policy.Name(), counts))
 		}
 		return in.rewrite(r, b, rulings)
 	default:
+		r.cleared = true
 		return nil
 	}
+}
+
+// loggable reports whether the job's body may be logged: no policy holds for it, or one has let it through as it is.
+func (r *run) loggable() bool {
+	m := r.tuned.Moderator
+	return m == nil || r.cleared || m.Policy(r.model, r.job.Tenant) == nil
+}
+
+// awaitInput has the policy look at the texts while the job waits.
+func (w *Worker) awaitInput(ctx context.Context, r *run, in *input, unread error) ([]Ruling, *outcome, error) {
+	r.checking.Store(true)
+	rulings, o := w.checkInput(ctx, r, in, unread)
+	r.touch()
+	r.checking.Store(false)
+	if ctx.Err() != nil {
+		return nil, nil, context.Cause(ctx)
+	}
+	return rulings, o, nil
 }
 
 // checkInput has the policy look at the texts. unread is why some of the input is no text.
 func (w *Worker) checkInput(ctx context.Context, r *run, in *input, unread error) ([]Ruling, *outcome) {
 	start := time.Now()
-	rulings := r.policy.Input(ctx, in.texts())
+	rulings := in.check(ctx, r.policy)
 	r.metrics.moderation.seconds[StageInput].Observe(time.Since(start).Seconds())
 	o := &outcome{}
 	for i := range rulings {
@@ -170,9 +193,12 @@ func (w *Worker) maskInput(ctx context.Context, r *run, b *body) error {
 	if p == nil || p.Audit() || !p.Checks(StageInput) {
 		return nil
 	}
-	in, _ := w.readInput(ctx, b) // a turn has messages, which are text
+	in, _, err := w.readInput(ctx, b) // a turn has messages, which are text
+	if err != nil {
+		return err
+	}
 	r.policy = p
-	rulings := p.Input(ctx, in.texts())
+	rulings := in.check(ctx, p)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/hxp-enterprise/hxp/schemas"
@@ -17,15 +18,11 @@ var moderatedFields = []string{
 	"messages", "prompt", "suffix", "documents", "tools", "functions", "chat_template", "chat_template_kwargs",
 }
 
-// notText are members that hold no words: names of a kind, references and data.
-var notText = []string{"role", "type", "url", "data", "id", "tool_call_id"}
-
-// maxNotText bounds what counts as one of those that are short.
-const maxNotText = 64
-
 // input is the texts of a request.
 type input struct {
 	parts []inputText
+	// joined are the texts of messages that have several, as an engine or a chat template joins them.
+	joined []joinedText
 	// ids is set if the prompt was given in tokens, whose texts the parts are.
 	ids  bool
 	many bool // lists of them
@@ -36,12 +33,33 @@ type inputText struct {
 	field    string
 	from, to int
 	text     string
+	fixed    bool // it refers to something, and stays as it is
 }
 
+// joinedText is several of the parts as one text.
+type joinedText struct {
+	parts []int
+	sep   string
+}
+
+// separators are what stands between the texts of a message: vLLM writes a line's end, templates that are
+// given the parts often nothing.
+var separators = []string{"\n", ""}
+
 func (in *input) texts() []string {
-	out := make([]string, len(in.parts))
-	for i, p := range in.parts {
-		out[i] = p.text
+	out := make([]string, 0, len(in.parts)+len(in.joined))
+	for _, p := range in.parts {
+		out = append(out, p.text)
+	}
+	for _, j := range in.joined {
+		var whole strings.Builder
+		for i, p := range j.parts {
+			if i > 0 {
+				whole.WriteString(j.sep)
+			}
+			whole.WriteString(in.parts[p].text)
+		}
+		out = append(out, whole.String())
 	}
 	return out
 }
@@ -70,36 +88,64 @@ func (in *input) param(rulings []Ruling, b *body) string {
 	return b.promptField
 }
 
-// readInput takes the texts out of a request. err says what of it could not be read as text.
-func (w *Worker) readInput(ctx context.Context, b *body) (in *input, err error) {
+// readInput takes the texts out of a request. unread says what of it is no text.
+func (w *Worker) readInput(ctx context.Context, b *body) (in *input, unread, err error) {
 	in = &input{}
 	for _, name := range moderatedFields {
 		raw := b.fields[name]
-		if name == "messages" {
-			raw = b.given // system messages may have been folded in the other
-		}
-		if name == "prompt" && b.promptExact {
-			err = w.readTokens(ctx, in, raw)
-			continue
-		}
-		eachString(raw, func(key string, from, to int) {
-			if slices.Contains(notText, key) && (key == "url" || key == "data" || to-from <= maxNotText) {
-				return
+		switch {
+		case name == "messages":
+			in.readMessages(b.given) // system messages may have been folded in the other
+		case name == "prompt" && b.promptExact:
+			unread, err = w.readTokens(ctx, in, raw)
+			if err != nil {
+				return nil, nil, err
 			}
-			var text string
-			if json.Unmarshal(raw[from:to], &text) == nil && text != "" {
-				in.parts = append(in.parts, inputText{name, from, to, text})
-			}
-		})
+		default:
+			eachString(raw, func(s jsonString) {
+				if text := s.text(raw); text != "" && !s.keyword(text) {
+					in.parts = append(in.parts, inputText{field: name, from: s.from, to: s.to, text: text})
+				}
+			})
+		}
 	}
 	if b.has("prompt_embeds") {
-		err = errors.Join(err, errors.New("prompt_embeds are no text"))
+		unread = errors.Join(unread, errors.New("prompt_embeds are no text"))
 	}
-	return in, err
+	return in, unread, nil
 }
 
-// readTokens has the engine spell a prompt of token ids.
-func (w *Worker) readTokens(ctx context.Context, in *input, raw json.RawMessage) error {
+// readMessages takes the texts out of a chat.
+func (in *input) readMessages(raw json.RawMessage) {
+	var texts []int // of the message
+	message := 0
+	join := func() {
+		if len(texts) > 1 {
+			for _, sep := range separators {
+				in.joined = append(in.joined, joinedText{texts, sep})
+			}
+		}
+		texts = nil
+	}
+	eachString(raw, func(s jsonString) {
+		text := s.text(raw)
+		if s.name || text == "" || s.keyword(text) || s.media() {
+			return
+		}
+		if s.item != message {
+			join()
+			message = s.item
+		}
+		if s.spoken() {
+			texts = append(texts, len(in.parts))
+		}
+		in.parts = append(in.parts, inputText{"messages", s.from, s.to, text, s.reference()})
+	})
+	join()
+}
+
+// readTokens has the engine spell a prompt of token ids. unread is why it never can.
+func (w *Worker) readTokens(ctx context.Context, in *input, raw json.RawMessage) (unread, err error) {
 	in.ids = true
 	lists := [][]int{nil}
 	if json.Unmarshal(raw, &lists[0]) != nil {
@@ -109,11 +155,15 @@ func (w *Worker) readTokens(ctx context.Context, in *input, raw json.RawMessage)
 	for _, ids := range lists {
 		text, err := w.engine.Detokenize(ctx, ids)
 		if err != nil {
-			return fmt.Errorf("spell a prompt of token ids: %w", err)
+			err = fmt.Errorf("spell a prompt of token ids: %w", err)
+			if errors.Is(err, ErrUnsupported) {
+				return err, nil
+			}
+			return nil, err
 		}
 		in.parts = append(in.parts, inputText{field: "prompt", text: text})
 	}
-	return nil
+	return nil, nil
 }
 
 // rewrite puts the edited texts in their places. A prompt of token ids becomes text.
@@ -220,57 +270,8 @@ func (b *body) stopRunes() int {
 	for _, s := range many {
 		most = max(most, utf8.RuneCountInString(s)-1)
 	}
-	return most
-}
-
-// eachString calls visit for every string in a valid JSON value that is not the name of a member: with
-// the name of the member that it is in, and its place.
-func eachString(raw []byte, visit func(key string, from, to int)) {
-	type frame struct {
-		object, name bool // in an object; the next string is a name
-		key          string
+	if most == 0 {
+		return 0
 	}
-	var stack []frame
-	top := frame{}
-	for i := 0; i < len(raw); i++ {
-		switch raw[i] {
-		case '{', '[':
-			stack = append(stack, top)
-			top = frame{object: raw[i] == '{', name: raw[i] == '{', key: top.key}
-		case '}', ']':
-			top = stack[len(stack)-1]
-			stack = stack[:len(stack)-1]
-		case ',':
-			top.name = top.object
-		case '"':
-			from := i
-			for i++; raw[i] != '"'; i++ {
-				if raw[i] == '\\' {
-					i++
-				}
-			}
-			if !top.name {
-				visit(top.key, from, i+1)
-				continue
-			}
-			top.name, top.key = false, ""
-			_ = json.Unmarshal(raw[from:i+1], &top.key) // it is a string
-		}
-	}
-}
-
-// edit appends text, which begins at an offset, with the edits applied to it. What they put in stands
-// where they begin.
-func edit(dst, text []byte, at int, edits []Edit) []byte {
-	pos, end := at, at+len(text)
-	for _, e := range edits {
-		if e.To <= pos || e.From >= end {
-			continue
-		}
-		if e.From >= at {
-			dst = append(append(dst, text[pos-at:e.From-at]...), e.Text...)
-		}
-		pos = min(e.To, end)
-	}
-	return append(dst, text[pos-at:]...)
+	return most + 1 // with a character that is not complete
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -101,6 +103,35 @@ func TestDeadEndpoint(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestFoundIsNotUnchecked names what a policy that fails open has found by its rules.
+func TestFoundIsNotUnchecked(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, queue.Config{})
+	gone := make(chan struct{}, 9)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusTeapot)
+		gone <- struct{}{}
+	}))
+	t.Cleanup(srv.Close)
+	cfg := asking(srv.URL)
+	cfg.FailOpen, cfg.Stages, cfg.Rules.Phrases = true, []workers.Stage{workers.StageOutput}, []string{"bad word"}
+	l := b.listen(schemas.AllEvents)
+	engine := newScript(func(_ context.Context, _ int, _ *workers.Request, emit func(...string) bool) error {
+		emit("This is a harmless beginning of a reply which is longer than a chunk. ")
+		<-gone
+		l.until(schemas.DeltaKind) // what could not be checked has gone out
+		emit("more ", "bad word", " end of it all")
+		return nil
+	})
+	s := b.run(engine, moderated(t, cfg))
+	r := b.result(b.submit(schemas.Job{Stream: true}))
+	blockedOutput(t, r)
+	if e := r.Error; e == nil || !strings.Contains(e.Message, "policy strict: phrase") {
+		t.Errorf("error = %v, want the phrase to be named", e)
+	}
+	countsOnce(t, s, "output", "block")
 }
 
 // TestWaitingForModerationIsNoStall keeps the lease of a job whose check takes longer than the engine may.
@@ -257,6 +288,108 @@ func TestMaskedOutput(t *testing.T) {
 	}
 	if got := metric(t, s, `hxp_moderation_total{action="mask",model="phi3",stage="output"}`); got != "2" {
 		t.Errorf("%s replies were masked, want 2", got)
+	}
+}
+
+// TestAuditOfABrokenReply counts what was shown before the reply broke off.
+func TestAuditOfABrokenReply(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, queue.Config{})
+	cfg := blocking("forbidden phrase")
+	cfg.Audit = true
+	engine := newScript(func(ctx context.Context, _ int, _ *workers.Request, emit func(...string) bool) error {
+		emit("a ", "forbidden ", "phrase ", "and more")
+		<-ctx.Done()
+		return context.Cause(ctx)
+	})
+	s := b.run(engine, moderated(t, cfg))
+	if r := b.result(b.submit(schemas.Job{Stream: true, Deadline: time.Now().Add(300 * time.Millisecond)})); r.Status != schemas.StatusExpired {
+		t.Errorf("%s (%v), want expired", r.Status, r.Error)
+	}
+	countsOnce(t, s, "output", "audit")
+}
+
+// TestAuditsEndWithTheDrain and their number is bounded; what is not looked at is counted.
+func TestAuditsEndWithTheDrain(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, queue.Config{})
+	cfg := asking(silent(t))
+	cfg.Audit, cfg.FailOpen, cfg.Endpoint.Timeout = true, true, time.Minute
+	wc := moderated(t, cfg)
+	wc.DrainTimeout = 10 * time.Millisecond
+	s := b.run(says("a reply that is ", "longer than one chunk of forty bytes so", " that there is more than one question"), wc)
+	const jobs = 40 // of two audits each
+	for range jobs {
+		if r := b.result(b.submit(schemas.Job{})); r.Status != schemas.StatusCompleted {
+			t.Fatalf("%s (%v), want completed", r.Status, r.Error)
+		}
+	}
+	start := time.Now()
+	if err := s.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(start); took > 30*time.Second {
+		t.Errorf("the worker took %s to stop", took)
+	}
+	for _, stage := range []string{"input", "output"} {
+		name := fmt.Sprintf(`hxp_moderation_total{action="error_open",model="phi3",stage=%q}`, stage)
+		if got, want := metric(t, s, name), fmt.Sprint(jobs); got != want {
+			t.Errorf("%s of stage %s were counted as unchecked, want %s", got, stage, want)
+		}
+	}
+	if !strings.Contains(s.log.String(), "as many audits run as may") {
+		t.Error("no audit was left out")
+	}
+}
+
+// TestTokensTellNothingThatIsMasked has the tokens be ahead of their text, by a stop string that they may
+// begin. Some of the text behind the last mask comes with its tokens all the same.
+func TestTokensTellNothingThatIsMasked(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, queue.Config{})
+	_, engine := simulate(t, vllmsim.Config{Say: "Write to jané@mail.example or to joe@mail.example about it and then some more words follow."})
+	b.run(engine, moderated(t, moderation.Config{Rules: moderation.Rules{Expressions: map[string]moderation.Expression{
+		"address": {Pattern: `\w+é?@[a-z.]+`, Mask: true},
+	}}}))
+	for _, stop := range []string{"", "x.", "\n\nUser: something", strings.Repeat("#", 70)} {
+		request := map[string]any{"messages": []map[string]string{{"role": "user", "content": "who?"}}, "max_tokens": 99, "logprobs": true}
+		if stop != "" {
+			request["stop"] = stop
+		}
+		body, err := json.Marshal(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := b.listen(schemas.EventsOfClient(tenant, "c"))
+		job := b.submit(schemas.Job{Stream: true, ReplyTo: "hxp.v1.events.acme.c", Body: body})
+		events := l.end(1)
+		if got, want := textOf(t, events), "Write to [ADDRESS] or to [ADDRESS] about it and then some more words follow."; got != want {
+			t.Errorf("stop %q: streamed %q, want %q", stop, got, want)
+		}
+		var ids []int
+		told := ""
+		for _, e := range events {
+			parts, err := openai.ParseChoices(e.Choices, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, p := range parts {
+				ids = append(ids, p.TokenIDs...)
+				told += string(p.Logprobs)
+			}
+		}
+		text, err := engine.Detokenize(t.Context(), ids)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, part := range []string{"jan", "é", "joe", "@", "mail", "example"} {
+			if strings.Contains(text, part) || strings.Contains(told, part) || strings.Contains(string(b.result(job).Choices), part) {
+				t.Errorf("stop %q: the tokens spell %q, with %q", stop, text, part)
+			}
+		}
+		if len(stop) < 70 && !strings.Contains(text, "words follow.") { // else all of it is in the last event
+			t.Errorf("stop %q: the tokens spell %q, want the end of the reply", stop, text)
+		}
 	}
 }
 

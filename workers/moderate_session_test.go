@@ -114,3 +114,42 @@ func TestTurnOfAnotherWorkerIsMasked(t *testing.T) {
 		t.Errorf("moderation = %s, want %s", got, want)
 	}
 }
+
+// TestStoredSystemPromptIsModerated where a job is shown it, unless the job brings one of its own.
+func TestStoredSystemPromptIsModerated(t *testing.T) {
+	t.Parallel()
+	c := newTalks(t, queue.Config{})
+	for id, system := range map[string]string{"bad": "a forbidden phrase", "mail": "write to a@b.example", "good": "be brief"} {
+		if _, err := c.store.Create(t.Context(), conversation.NewSession{Tenant: tenant, ID: id, System: system}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	engine := says("ok")
+	cfg := c.config(workers.Sessions{})
+	cfg.Moderator = moderated(t, moderation.Config{Rules: moderation.Rules{Phrases: []string{"forbidden phrase"}, Personal: []string{"email"}}}).Moderator
+	s := c.run(engine, cfg)
+	if r := c.result(c.say(schemas.Session{ID: "bad"}, "hi")); r.Error == nil || r.Error.Code != schemas.CodeContentBlocked || r.Error.Param != "session" {
+		t.Errorf("error = %+v, want content_blocked of session", r.Error)
+	}
+	if n := len(engine.seen()); n != 0 {
+		t.Errorf("the engine got %d requests", n)
+	}
+	l := c.listen(schemas.AllEvents)
+	for id, want := range map[string]string{"mail": "system: write to [EMAIL]", "good": "system: be brief"} {
+		c.turn(schemas.Session{ID: id}, "hi")
+		requests := engine.seen()
+		if got := asked(t, requests[len(requests)-1]); got[0] != want {
+			t.Errorf("the engine was shown %q, want %q in front", got, want)
+		}
+		if got, masked := l.end(1)[0].Reason, id == "mail"; strings.Contains(got, "masked 1 email in the session's system prompt") != masked {
+			t.Errorf("reason = %q of session %s", got, id)
+		}
+	}
+	own := schemas.Job{Session: &schemas.Session{ID: "bad"}, Body: []byte(`{"messages":[{"role":"system","content":"be kind"},{"role":"user","content":"hi"}]}`)}
+	if r := c.result(c.submit(own)); r.Status != schemas.StatusCompleted {
+		t.Errorf("%s with %v, want the job's own system prompt to count", r.Status, r.Error)
+	}
+	if got := metric(t, s, `hxp_moderation_total{action="pass",model="phi3",stage="input"}`); got != "4" {
+		t.Errorf("%s inputs passed, want each job's once", got)
+	}
+}

@@ -272,6 +272,96 @@ func TestBlockedInput(t *testing.T) {
 	}
 }
 
+// TestEverythingThatAPromptShowsIsChecked, wherever in a chat it stands and however it is cut up.
+func TestEverythingThatAPromptShowsIsChecked(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, queue.Config{})
+	engine := says("ok")
+	b.run(engine, moderated(t, blocking("forbidden phrase")))
+	const user = `{"messages":[{"role":"user","content":"x"}]`
+	for name, body := range map[string]string{
+		"parts":             `{"messages":[{"role":"user","content":[{"type":"text","text":"a forbidden"},{"type":"text","text":"phrase"}]}]}`,
+		"parts of a word":   `{"messages":[{"role":"user","content":[{"type":"text","text":"a forb"},{"type":"image_url","image_url":{"url":"u"}},{"type":"text","text":"idden phrase"}]}]}`,
+		"later parts":       `{"messages":[{"role":"user","content":[{"type":"text","text":"x"}]},{"role":"user","content":["a forbidden","phrase"]}]}`,
+		"role":              `{"messages":[{"role":"forbidden phrase","content":"x"}]}`,
+		"type":              `{"messages":[{"role":"user","content":[{"type":"forbidden phrase","text":"x"}]}]}`,
+		"id":                `{"messages":[{"role":"tool","tool_call_id":"forbidden phrase","content":"x"}]}`,
+		"data of no media":  `{"messages":[{"role":"user","content":"x","data":"a forbidden phrase"}]}`,
+		"template's data":   user + `,"chat_template_kwargs":{"data":"a forbidden phrase"}}`,
+		"template's url":    user + `,"chat_template_kwargs":{"content":{"image_url":{"url":"a forbidden phrase"}}}}`,
+		"document's data":   user + `,"documents":[{"title":"t","data":"a forbidden phrase"}]}`,
+		"document's member": user + `,"documents":[{"forbidden phrase":"t"}]}`,
+		"enum":              user + `,"tools":[{"type":"function","function":{"name":"f","parameters":{"properties":{"a":{"enum":["forbidden phrase"]}}}}}]}`,
+		"property":          user + `,"tools":[{"type":"function","function":{"name":"f","parameters":{"properties":{"forbidden phrase":{"type":"string"}}}}}]}`,
+	} {
+		if r := b.result(b.submit(schemas.Job{Body: json.RawMessage(body)})); r.Error == nil || r.Error.Code != schemas.CodeContentBlocked {
+			t.Errorf("%s: %s with %v, want content_blocked", name, r.Status, r.Error)
+		}
+	}
+	for name, body := range map[string]string{
+		"media":    `{"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"forbidden phrase"}},{"type":"input_audio","input_audio":{"data":"forbidden phrase"}}]}]}`,
+		"messages": `{"messages":[{"role":"user","content":"a forbidden"},{"role":"user","content":"phrase"}]}`,
+	} {
+		if r := b.result(b.submit(schemas.Job{Body: json.RawMessage(body)})); r.Status != schemas.StatusCompleted {
+			t.Errorf("%s: %s with %v, want completed", name, r.Status, r.Error)
+		}
+	}
+}
+
+// TestMaskedAcrossParts replaces what only the parts of a message together make up, and leaves references alone.
+func TestMaskedAcrossParts(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, queue.Config{})
+	engine := says("ok")
+	b.run(engine, moderated(t, masking("email", "us_ssn")))
+	l := b.listen(schemas.EventsOfClient(tenant, "c"))
+	part := func(texts ...string) string {
+		var parts []string
+		for _, text := range texts {
+			parts = append(parts, fmt.Sprintf(`{"type":"text","text":%q}`, text))
+		}
+		return `{"messages":[{"role":"user","content":[` + strings.Join(parts, ",") + `]},{"role":"tool","tool_call_id":"219-09-9999","content":"x"}]}`
+	}
+	for given, want := range map[string]string{
+		part("me@a.example, an", "na@", "b.example is she"): part("[EMAIL], [EMAIL]", "", " is she"),
+		part("x ", "me@a.exam", "ple"):                      part("x ", "[EMAIL]", ""),
+		part("ssn 219-09-9999", "x"):                        part("ssn [SSN]", "x"),
+	} {
+		b.submit(schemas.Job{Stream: true, ReplyTo: "hxp.v1.events.acme.c", Body: json.RawMessage(given)})
+		events := l.end(1)
+		requests := engine.seen()
+		if got := string(requests[len(requests)-1].Body); got != want {
+			t.Errorf("the engine got\n%s, want\n%s", got, want)
+		}
+		if !strings.Contains(events[0].Reason, "in the request") {
+			t.Errorf("reason = %q, want what was masked", events[0].Reason)
+		}
+	}
+}
+
+// TestUncheckedPromptsAreNotLogged when a job ends before its policy has looked at it.
+func TestUncheckedPromptsAreNotLogged(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, queue.Config{})
+	cfg := moderated(t, blocking("forbidden phrase"))
+	cfg.LogPrompts = true
+	s := b.run(says("hello"), cfg)
+	const messages = `"messages":[{"role":"user","content":"a forbidden phrase"}]}`
+	for _, job := range []schemas.Job{
+		{Deadline: time.Now().Add(time.Millisecond), Body: json.RawMessage(`{` + messages)},
+		{Body: json.RawMessage(`{"max_tokens":-1,` + messages)},
+	} {
+		if r := b.result(b.submit(job)); r.Status == schemas.StatusCompleted {
+			t.Errorf("%s, want a job that ends early", r.Status)
+		}
+	}
+	b.result(b.submit(schemas.Job{Body: json.RawMessage(`{"messages":[{"role":"user","content":"harmless"}]}`)}))
+	waitFor(t, "a harmless prompt in the log", func() bool { return strings.Contains(s.log.String(), "harmless") })
+	if strings.Contains(s.log.String(), "forbidden") {
+		t.Errorf("the log holds what nobody has checked: %s", s.log.String())
+	}
+}
+
 // TestMaskedInput rewrites the texts, and nothing else, before the engine sees them.
 func TestMaskedInput(t *testing.T) {
 	t.Parallel()
@@ -352,6 +442,53 @@ func TestUnreadableInput(t *testing.T) {
 			}
 			countsOnce(t, s, "input", "error_closed")
 		})
+	}
+}
+
+// flaky is an engine that cannot be asked to spell a prompt at first.
+type flaky struct {
+	*script
+	asked atomic.Int64
+}
+
+func (f *flaky) Detokenize(context.Context, []int) (string, error) {
+	if f.asked.Add(1) == 1 {
+		return "", schemas.Errorf(schemas.CodeEngineUnavailable, "connection refused")
+	}
+	return "harmless", nil
+}
+
+// TestEngineThatCannotSpellForAMomentIsAskedAgain before the job is given up.
+func TestEngineThatCannotSpellForAMomentIsAskedAgain(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, queue.Config{})
+	engine := &flaky{script: says("x")}
+	b.run(engine, moderated(t, blocking("forbidden")))
+	r := b.result(b.submit(schemas.Job{Endpoint: schemas.Completions, Body: json.RawMessage(`{"prompt":[1,2,3]}`)}))
+	if r.Status != schemas.StatusCompleted || engine.asked.Load() < 2 {
+		t.Errorf("%s (%v) after %d questions, want completed", r.Status, r.Error, engine.asked.Load())
+	}
+}
+
+// silent is an endpoint that answers nothing until the test ends.
+func silent(t *testing.T) (url string) {
+	t.Helper()
+	stop := make(chan struct{})
+	srv := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-stop }))
+	t.Cleanup(func() { close(stop); srv.Close() })
+	return srv.URL
+}
+
+// TestDeadlineHoldsWhileInputIsChecked by an endpoint that is slow.
+func TestDeadlineHoldsWhileInputIsChecked(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, queue.Config{})
+	cfg := asking(silent(t))
+	cfg.Endpoint.Timeout = time.Minute
+	b.run(says("x"), moderated(t, cfg))
+	r := b.result(b.submit(schemas.Job{Deadline: time.Now().Add(300 * time.Millisecond)}))
+	if r.Status != schemas.StatusExpired {
+		t.Errorf("%s (%v), want expired", r.Status, r.Error)
 	}
 }
 

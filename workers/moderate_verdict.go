@@ -36,6 +36,7 @@ type outcome struct {
 	findings  []Finding
 	blocked   bool
 	unchecked error
+	closed    bool // a text was blocked because it could not be checked
 }
 
 // maxFindings bounds what is kept of a text that is full of them.
@@ -45,9 +46,15 @@ func (o *outcome) add(r *Ruling) {
 	room := max(0, maxFindings-len(o.findings))
 	o.findings = append(o.findings, r.Findings[:min(room, len(r.Findings))]...)
 	o.blocked = o.blocked || r.Blocked
+	o.closed = o.closed || r.Blocked && r.Unchecked != nil
 	if r.Unchecked != nil {
 		o.unchecked = r.Unchecked
 	}
+}
+
+// unseen reports whether what was blocked was blocked for want of a check alone.
+func (o *outcome) unseen() bool {
+	return o.closed && !slices.ContainsFunc(o.findings, func(f Finding) bool { return !f.Masked })
 }
 
 func (o *outcome) action(audit bool) action {
@@ -55,7 +62,7 @@ func (o *outcome) action(audit bool) action {
 	switch {
 	case audit && len(o.findings) > 0:
 		return actionAudit
-	case o.blocked && o.unchecked != nil && !audit:
+	case o.blocked && o.unseen() && !audit:
 		return actionErrorClosed
 	case o.blocked && !audit:
 		return actionBlock
@@ -99,7 +106,7 @@ func (o *outcome) counts() string {
 // err is what a blocked job ends with. It names no word of the text.
 func (o *outcome) err(stage Stage, policy string) *schemas.Error {
 	what := map[Stage]string{StageInput: "the request", StageOutput: "the reply"}[stage]
-	if o.unchecked != nil {
+	if o.unseen() {
 		return schemas.Errorf(schemas.CodeContentBlocked, "%s could not be checked (%s), and moderation policy %s blocks what it cannot check", what, stage, policy)
 	}
 	return schemas.Errorf(schemas.CodeContentBlocked, "%s was blocked (%s) by moderation policy %s: %s", what, stage, policy, strings.Join(o.categories(), ", "))

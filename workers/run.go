@@ -60,7 +60,7 @@ type run struct {
 	checking atomic.Bool      // the worker waits for moderation, and not for the engine
 	judged   *verdict         // what verdict says
 	said     string           // what moderation has changed of the request
-	withheld bool             // the request has text that is not to be shown
+	cleared  bool             // moderation has no objection to the request as it came
 	asked    string           // what the reply is about, for its check
 	lag      int              // by how many runes the text may be behind its tokens
 	screen   *screen          // nil if the reply is not checked

@@ -27,6 +27,7 @@ type screen struct {
 	held    []heldDelta
 	outcome outcome
 	err     error // why nothing more goes through
+	ended   bool  // the reply is complete
 	stopped bool
 }
 
@@ -53,12 +54,9 @@ type shownText struct {
 	end     int // bytes so far
 	settled int
 	edits   []Edit // that may still concern a held delta
-	closed  bool
-	runes   int // so far
+	runes   int    // so far
 	ends    []textEnd
 }
-
-func (t *shownText) complete() bool { return t.closed && t.settled >= t.end }
 
 // textEnd is where a piece of a text ends. They are kept where tokens run ahead of their text.
 type textEnd struct{ at, runes int }
@@ -77,9 +75,15 @@ type heldDelta struct {
 	Delta
 	pieces []piece
 	since  time.Time
-	// ahead are the choices of which it has tokens whose text is in the choice's next delta.
+	// ahead are its parts with tokens whose text is in the choice's next one.
 	ahead []int
-	after []piece // where that text begins
+	after []piece // that text
+}
+
+// tokens reports whether a choice of the delta tells of tokens.
+func (h *heldDelta) tokens(part int) bool {
+	c := &h.Parts[part]
+	return len(c.TokenIDs) > 0 || c.Logprobs != nil
 }
 
 // piece is the part of a text that a choice of a delta shows.
@@ -106,7 +110,7 @@ func (r *run) watch(ctx context.Context) {
 		s.first[p.index] = string(p.text)
 	}
 	if s.audit {
-		ctx = context.WithoutCancel(ctx) // it may outlive the attempt, by the time of its last requests
+		ctx = r.jobs // it may outlive the attempt, by the time of its last requests
 	}
 	s.check = r.policy.Output(ctx, r.asked, s.changed)
 	r.screen = s
@@ -147,24 +151,35 @@ func (s *screen) read(h *heldDelta) {
 			s.readTools(h, i)
 		}
 		if shown := h.pieces[before:]; len(shown) > 0 {
-			s.follow(p.Index, shown[0])
+			for i := range s.held {
+				s.held[i].follow(p.Index, shown[0])
+			}
+			h.follow(p.Index, shown[0])
 		}
 		// A token whose character is not complete is told before its text, and so may be the last of several.
-		if n := len(p.TokenIDs); (n > 1 || n == 1 && len(h.pieces) == before) && p.FinishReason == "" {
-			h.ahead = append(h.ahead, p.Index)
+		// Where texts are behind anyway, a piece tells how far.
+		bare := len(h.pieces) == before
+		several := s.r.lag == 0 && len(p.TokenIDs) != 1
+		if h.tokens(i) && (bare || several) && p.FinishReason == "" {
+			h.ahead = append(h.ahead, i)
 		}
 	}
 }
 
-// follow tells the deltas of a choice that are ahead of their text where it is.
-func (s *screen) follow(choice int, p piece) {
-	for i := range s.held {
-		h := &s.held[i]
-		if at := slices.Index(h.ahead, choice); at >= 0 {
-			h.ahead = slices.Delete(h.ahead, at, at+1)
-			h.after = append(h.after, p)
+// follow tells a delta where the text is that it is ahead of.
+func (h *heldDelta) follow(choice int, text piece) {
+	h.ahead = slices.DeleteFunc(h.ahead, func(part int) bool {
+		if h.Parts[part].Index != choice {
+			return false
 		}
-	}
+		next := text
+		next.part = part
+		if slices.ContainsFunc(h.pieces, func(own piece) bool { return own.part == part }) {
+			next.to = next.from + 1 // it lacks one character
+		}
+		h.after = append(h.after, next)
+		return true
+	})
 }
 
 func (s *screen) readTools(h *heldDelta, part int) {

@@ -42,29 +42,29 @@ func (s *screen) ready(h *heldDelta) bool {
 	if len(h.ahead) > 0 && !s.complete() {
 		return false
 	}
-	for _, p := range h.after {
-		if p.text.settled <= p.from {
-			return false
-		}
-	}
 	for _, p := range h.pieces {
-		c := &h.Parts[p.part]
-		if p.text.settled < p.to {
-			return false
-		}
-		if s.r.lag == 0 || len(c.TokenIDs) == 0 && c.Logprobs == nil || p.text.complete() {
-			continue
-		}
-		if at, ok := p.text.beyond(p.runes + s.r.lag); !ok || p.text.settled < at {
+		if p.text.settled < p.to || h.tokens(p.part) && !s.reached(p) {
 			return false
 		}
 	}
-	return true
+	return !slices.ContainsFunc(h.after, func(p piece) bool { return !s.reached(p) })
+}
+
+// reached reports whether all is settled that the tokens of a piece may spell.
+func (s *screen) reached(p piece) bool {
+	if s.r.lag == 0 {
+		return p.text.settled >= p.to
+	}
+	at, ok := p.text.beyond(p.runes + s.r.lag)
+	if !ok {
+		return s.complete() // they may spell the beginning of another text
+	}
+	return p.text.settled >= at
 }
 
 // complete reports whether the reply is, and all of it is settled.
 func (s *screen) complete() bool {
-	return !slices.ContainsFunc(s.order, func(t *shownText) bool { return !t.complete() })
+	return s.ended && !slices.ContainsFunc(s.order, func(t *shownText) bool { return t.settled < t.end })
 }
 
 // block ends the reply where it is.
@@ -100,10 +100,6 @@ func (s *screen) changed() {
 
 // finish has the rest of a complete reply checked and lets it through.
 func (s *screen) finish(ctx context.Context) error {
-	if s.audit {
-		s.r.w.auditing.Go(s.conclude)
-		return nil
-	}
 	defer s.stop()
 	s.r.checking.Store(true)
 	defer s.r.checking.Store(false)
@@ -130,27 +126,12 @@ func (s *screen) finish(ctx context.Context) error {
 	}
 }
 
-// conclude waits for the end of an audit, and accounts for it.
-func (s *screen) conclude() {
-	defer s.stop()
-	for s.end(); ; <-s.moved {
-		s.mu.Lock()
-		s.poll()
-		done := s.complete() || s.outcome.blocked
-		s.mu.Unlock()
-		if done {
-			s.r.w.account(s.r, StageOutput, &s.outcome)
-			return
-		}
-	}
-}
-
 // end says that the reply is complete.
 func (s *screen) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.ended = true
 	for _, t := range s.order {
-		t.closed = true
 		t.check.Close()
 	}
 }
@@ -167,6 +148,10 @@ func (s *screen) stop() {
 func (r *run) screened(ctx context.Context, failed error) error {
 	switch {
 	case r.screen == nil:
+		return failed
+	case r.screen.audit:
+		r.screen.auditRest(failed != nil)
+		r.screen = nil // it goes on by itself
 		return failed
 	case failed == nil:
 		return r.screen.finish(ctx)

@@ -28,21 +28,23 @@ func (h *heldDelta) own() {
 
 // rewrite applies the edits to the texts of a delta that goes on.
 func (s *screen) rewrite(h *heldDelta) error {
-	edited := slices.ContainsFunc(h.pieces, piece.edited)
-	if edited {
-		raw, err := objects(&h.Delta)
-		if err != nil {
-			return err
+	var raw []json.RawMessage
+	for i := range h.Parts {
+		if !s.masks(h, i) {
+			continue
 		}
-		for i := range h.Parts {
-			pieces := slices.DeleteFunc(slices.Clone(h.pieces), func(p piece) bool { return p.part != i })
-			if !slices.ContainsFunc(pieces, piece.edited) {
-				continue
-			}
-			if raw[i], err = rewritten(raw[i], &h.Parts[i], pieces); err != nil {
-				return fmt.Errorf("mask a choice: %w", err)
+		var err error
+		if raw == nil {
+			if raw, err = objects(&h.Delta); err != nil {
+				return err
 			}
 		}
+		pieces := slices.DeleteFunc(slices.Clone(h.pieces), func(p piece) bool { return p.part != i || !p.edited() })
+		if raw[i], err = rewritten(raw[i], &h.Parts[i], pieces); err != nil {
+			return fmt.Errorf("mask a choice: %w", err)
+		}
+	}
+	if raw != nil {
 		h.Choices = bytes.Join(chunks(raw), []byte{','})
 	}
 	for _, p := range h.pieces {
@@ -51,6 +53,31 @@ func (s *screen) rewrite(h *heldDelta) error {
 		t.edits = slices.DeleteFunc(t.edits, func(e Edit) bool { return e.To <= p.to })
 	}
 	return nil
+}
+
+// masks reports whether a choice of a delta has, in its texts or spelled by its tokens, what is to be replaced.
+func (s *screen) masks(h *heldDelta, part int) bool {
+	tokens := h.tokens(part)
+	return slices.ContainsFunc(h.pieces, func(p piece) bool { return p.part == part && (p.edited() || tokens && s.spells(p)) }) ||
+		slices.ContainsFunc(h.after, func(p piece) bool { return p.part == part && s.spells(p) })
+}
+
+// spells reports whether the tokens of a piece may spell what is to be replaced: here or, where
+// texts are behind their tokens, further on.
+func (s *screen) spells(p piece) bool {
+	if s.r.lag == 0 {
+		return p.edited()
+	}
+	if at, ok := p.text.beyond(p.runes + s.r.lag); ok {
+		p.to = at
+		return p.edited()
+	}
+	for key, t := range s.texts {
+		if key.choice == p.key.choice && len(t.edits) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 func chunks(raw []json.RawMessage) [][]byte {
@@ -65,8 +92,8 @@ func (p piece) edited() bool {
 	return slices.ContainsFunc(p.text.edits, func(e Edit) bool { return e.To > p.from && e.From < p.to })
 }
 
-// rewritten returns a choice, as JSON and in c, with the edits of its texts. Its tokens and their
-// probabilities would tell what was replaced, so they go.
+// rewritten returns a choice, as JSON and in c, with the edits of its texts, which are pieces. Its tokens and
+// their probabilities would tell what was replaced, so they go.
 func rewritten(raw json.RawMessage, c *openai.Choice, pieces []piece) (json.RawMessage, error) {
 	var calls []map[string]json.RawMessage
 	for _, p := range pieces {

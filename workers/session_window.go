@@ -64,6 +64,9 @@ func (w *Worker) showHistory(ctx context.Context, r *run, b *body, begun *conver
 	}
 	w.sessions.reached(nil)
 	r.storeAnswered()
+	if err := w.moderateSystem(ctx, r, path); err != nil {
+		return err
+	}
 	messages := make([]json.RawMessage, len(r.turn.fresh))
 	for i, m := range r.turn.fresh {
 		messages[i] = m.Body

@@ -66,6 +66,7 @@ type Worker struct {
 	forsaken   forsaken
 	started    time.Time
 	auditing   sync.WaitGroup // checks that no job waits for
+	audits     chan struct{}  // holds a value for each of them
 
 	mu      sync.Mutex
 	running map[string]*run // by tenant and job id
@@ -96,7 +97,7 @@ func New(js jetstream.JetStream, model string, engine Engine, cfg Config) (*Work
 		log:   cfg.Logger.With().Str("model", model).Str("worker", cfg.ID).Logger(),
 		slots: newSlots(cfg.Slots),
 		gate:  newGate(hm), pace: &pace{}, healthMetrics: hm,
-		suspect: make(chan struct{}, 1), lastChance: make(chan struct{}, 1),
+		suspect: make(chan struct{}, 1), lastChance: make(chan struct{}, 1), audits: make(chan struct{}, maxAudits),
 		running: make(map[string]*run),
 		started: time.Now(),
 	}

@@ -14,7 +14,7 @@
 // # Rules
 //
 // Phrases are compared by units: runes after case folding, with any white space as one space, without
-// characters that cannot be seen. All of them are looked for at once, by the automaton of Aho and
+// characters that cannot be seen: format and control characters, and what Unicode calls ignorable. All of them are looked for at once, by the automaton of Aho and
 // Corasick, at the same cost for one and for thousands.
 //
 // Expressions have RE2's syntax. Package regexp cannot say whether a text that goes on may still match,

@@ -7,15 +7,10 @@ import "unicode"
 
 // invisible reports whether a rune shows nothing and may stand anywhere: a way around a block list.
 func invisible(r rune) bool {
-	switch {
-	case r < 0xad:
-		return false
-	case r == 0xad, r == 0x34f, r == 0x61c, r == 0x180e, r == 0xfeff:
-		return true
-	case r >= 0x200b && r <= 0x200f, r >= 0x202a && r <= 0x202e, r >= 0x2060 && r <= 0x2064, r >= 0xfe00 && r <= 0xfe0f:
-		return true
+	if r < 0xa0 {
+		return (r < ' ' || r >= 0x7f) && !space(r)
 	}
-	return false
+	return unicode.In(r, unicode.Cf, unicode.Variation_Selector, unicode.Other_Default_Ignorable_Code_Point)
 }
 
 // foldMany are the runes whose full case folding has several runes.

@@ -144,7 +144,7 @@ func newPhraseScan(p *phrases) *phraseScan {
 // step takes in the rune at an offset. found is the beginning of a phrase that is there, or -1.
 func (s *phraseScan) step(r rune, at int) (found int) {
 	switch {
-	case r < 128 && !space(r):
+	case ' ' < r && r < 0x7f:
 		if 'A' <= r && r <= 'Z' {
 			r += 'a' - 'A'
 		}

@@ -69,6 +69,29 @@ func TestPhrases(t *testing.T) {
 	}
 }
 
+// TestWhatCannotBeSeenIsNoWayAround a phrase, whichever it is.
+func TestWhatCannotBeSeenIsNoWayAround(t *testing.T) {
+	t.Parallel()
+	p := policy(t, moderation.Config{Rules: moderation.Rules{Phrases: []string{"forbidden phrase"}, WholeWords: true}})
+	for _, s := range []string{
+		"\x00", "\x1f", "\x7f", "\u0080", "\u009f", "\u00ad", "\u034f", "\u061c", "\u115f", "\u17b4", "\u180b", "\u180e", "\u200d", "\u202e",
+		"\u2065", "\u2066", "\u2069", "\u206a", "\u3164", "\ufe0f", "\ufeff", "\uffa0", "\ufff9", "\U000E0061", "\U000E0100", "\U000E0FFF",
+	} {
+		text := "a forb" + s + "idden" + s + " phr" + s + s + "ase" + s
+		if r := p.Input(t.Context(), []string{text})[0]; !r.Blocked {
+			t.Errorf("%q passes", text)
+		}
+		if got, want := stream(t, p, "", bytesOf(text)...), (shown{Text: "a ", Blocked: true, Found: "phrase"}); !cmp.Equal(got, want) {
+			t.Errorf("%q is streamed as %+v, want %+v", text, got, want)
+		}
+	}
+	for _, s := range []string{"\t", "\u0085", "\u00a0", "\u3000", "x"} {
+		if r := p.Input(t.Context(), []string{"a forb" + s + "idden phrase"})[0]; r.Blocked {
+			t.Errorf("with %q it is blocked", s)
+		}
+	}
+}
+
 // oracleUnit is a folded rune with its place.
 type oracleUnit struct {
 	r    rune
