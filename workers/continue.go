@@ -127,16 +127,22 @@ func (w *Worker) confirm(ctx context.Context, c *continuation, h *history, stop 
 
 // longestStop is the length in bytes of the request's longest stop string.
 func (b *body) longestStop() int {
-	var one string
-	var many []string
-	if json.Unmarshal(b.fields["stop"], &one) != nil && json.Unmarshal(b.fields["stop"], &many) != nil {
-		return 0
-	}
-	longest := len(one)
-	for _, s := range many {
+	longest := 0
+	for _, s := range b.stops() {
 		longest = max(longest, len(s))
 	}
 	return longest
+}
+
+// stops are the request's stop strings; checkStop has looked at them.
+func (b *body) stops() []string {
+	var one string
+	var many []string
+	if json.Unmarshal(b.fields["stop"], &one) == nil && one != "" {
+		return []string{one}
+	}
+	_ = json.Unmarshal(b.fields["stop"], &many)
+	return many
 }
 
 // request is the generation of the rest of the reply: the prompt's and the kept tokens, and what is

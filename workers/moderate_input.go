@@ -259,15 +259,8 @@ func (r *run) dropAlternatives(b *body) error {
 // stopRunes is how many runes the text of a reply may be behind its tokens: an engine holds back what
 // may be the beginning of a stop string.
 func (b *body) stopRunes() int {
-	var one string
-	var many []string
-	if json.Unmarshal(b.fields["stop"], &one) == nil {
-		many = []string{one}
-	} else {
-		_ = json.Unmarshal(b.fields["stop"], &many) // checkStop has looked at it
-	}
 	most := 0
-	for _, s := range many {
+	for _, s := range b.stops() {
 		most = max(most, utf8.RuneCountInString(s)-1)
 	}
 	if most == 0 {
