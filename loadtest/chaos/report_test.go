@@ -5,6 +5,7 @@ package chaos_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -82,41 +83,59 @@ func (r *report) close(b *bed) {
 	}
 }
 
-// stored reads everything that a stream holds, raw.
+// stored reads everything that a stream holds, raw. A cluster whose leader was killed a moment ago may still
+// take back its last messages, or forget who reads: what is there is asked for again.
 func (b *bed) stored(stream string, each func(jetstream.Msg)) {
 	b.t.Helper()
 	ctx, stop := context.WithTimeout(b.t.Context(), 2*time.Minute)
 	defer stop()
-	var info *jetstream.StreamInfo
-	eventually(b.t, 30*time.Second, "look at "+stream, func() bool {
-		s, err := b.js.Stream(ctx, stream)
-		if err == nil {
-			info = s.CachedInfo()
+	for read := uint64(0); ; {
+		var last uint64
+		eventually(b.t, 30*time.Second, "look at "+stream, func() bool {
+			s, err := b.js.Stream(ctx, stream)
+			if err == nil {
+				last = s.CachedInfo().State.LastSeq
+				if s.CachedInfo().State.Msgs == 0 {
+					last = 0
+				}
+			}
+			return err == nil
+		})
+		if read >= last {
+			return
 		}
-		return err == nil
-	})
-	if info.State.Msgs == 0 {
-		return
+		if err := b.readTo(ctx, stream, &read, last, each); err != nil && !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+			b.t.Fatalf("read %s after message %d of %d: %v", stream, read, last, err)
+		}
 	}
-	c, err := b.js.OrderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{})
+}
+
+// readTo reads a stream from the message after read up to last, as far as messages come.
+func (b *bed) readTo(ctx context.Context, stream string, read *uint64, last uint64, each func(jetstream.Msg)) error {
+	c, err := b.js.OrderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: *read + 1})
 	if err != nil {
-		b.t.Fatalf("read %s: %v", stream, err)
+		return err
 	}
 	messages, err := c.Messages(jetstream.PullMaxMessages(2000))
 	if err != nil {
-		b.t.Fatalf("read %s: %v", stream, err)
+		return err
 	}
 	defer messages.Stop()
-	for {
-		msg, err := messages.Next(jetstream.NextContext(ctx))
+	for *read < last {
+		wait, stop := context.WithTimeout(ctx, 5*time.Second)
+		msg, err := messages.Next(jetstream.NextContext(wait))
+		stop()
 		if err != nil {
-			b.t.Fatalf("read %s: %v", stream, err)
+			return err
+		}
+		meta, err := msg.Metadata()
+		if err != nil {
+			return err
 		}
 		each(msg)
-		if meta, err := msg.Metadata(); err == nil && meta.Sequence.Stream >= info.State.LastSeq {
-			return
-		}
+		*read = meta.Sequence.Stream
 	}
+	return nil
 }
 
 // record reads the recorded events, by job.

@@ -180,13 +180,19 @@ func (t *task) complete() error {
 	if t.path == "" {
 		return nil
 	}
-	if t.journal.Round > 0 {
-		if err := compact(cmp.Or(t.cfg.Errors, t.cfg.Output), t.journal.Round); err != nil {
+	// What is no file, a device or a stream, has nothing to be rewritten.
+	if path := cmp.Or(t.cfg.Errors, t.cfg.Output); t.journal.Round > 0 && regular(path) {
+		if err := compact(path, t.journal.Round); err != nil {
 			return err
 		}
 	}
 	t.journal.Completed = time.Now().UTC()
 	return t.journal.write(t.path)
+}
+
+func regular(path string) bool {
+	info, err := os.Lstat(path)
+	return path != Stdio && err == nil && info.Mode().IsRegular()
 }
 
 // close closes the files, unless the engine has.

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -387,5 +389,35 @@ func TestWholeLines(t *testing.T) {
 		if got := batch.WholeLines([]byte(tc.data)); got != tc.want {
 			t.Errorf("%d bytes: %d, want %d", len(tc.data), got, tc.want)
 		}
+	}
+}
+
+// TestErrorsThatAreNoFile retries failures whose records went to a device or a stream: there is nothing to be rewritten.
+func TestErrorsThatAreNoFile(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.work(8, func(j *schemas.Job) *schemas.Error {
+		if prompt(j.Body) == "question 3" {
+			return schemas.Errorf(schemas.CodeContextLengthExceeded, "too long")
+		}
+		return nil
+	})
+	p := newPlace(t, many(10))
+	link := filepath.Join(filepath.Dir(p.out), "null")
+	if err := os.Symlink(os.DevNull, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, to := range []string{link, batch.Stdio} {
+		p := newPlace(t, many(10))
+		cfg := p.config()
+		cfg.Errors, cfg.Stdout = to, &bytes.Buffer{}
+		run(t, r.js, cfg)
+		cfg.RetryFailed = true
+		if err := newRun(t, r.js, cfg).Run(t.Context()); err != nil {
+			t.Errorf("errors to %s: %v", to, err)
+		}
+	}
+	if info, err := os.Lstat(link); err != nil || info.Mode()&os.ModeSymlink == 0 {
+		t.Errorf("the link to a device is %v now (%v)", info.Mode(), err)
 	}
 }
